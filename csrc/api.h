@@ -1,0 +1,45 @@
+// The plain C ABI of the kernel library: PODs of pointers and strides in, a status out. All that the layers above
+// (torch, pybind11, C++ users) may include. No Python, no torch, no exceptions across it, no allocation behind it.
+#pragma once
+
+#include "core/params.h"
+
+#if defined(__GNUC__)
+#define DLM_API extern "C" __attribute__((visibility("default")))
+#else
+#define DLM_API extern "C"
+#endif
+
+// Filled when a call returns non-zero: 1 ValueError, 2 TypeError, 3 RuntimeError.
+struct dlm_error {
+  int32_t kind;
+  char text[1020];
+};
+
+// Whose threads do the work: run() must call work(context, i) for every i in [0, workers) and return when all are done;
+// how many of them run at once does not change any result. A null executor is one thread.
+struct dlm_executor {
+  int32_t threads;
+  void* self;
+  void (*run)(void* self, int32_t workers, void (*work)(void* context, int32_t worker), void* context);
+};
+
+// Bytes of workspace a CPU call needs: rows = leading elements of the logits (or tokens), batch = B.
+DLM_API int64_t dlm_cpu_workspace_bytes(int64_t rows, int64_t batch, int64_t num_suppress, int32_t threads);
+
+DLM_API int32_t dlm_cpu_row_stats(const dlm::RowStatsArgs* args, const dlm_executor* executor, void* workspace, dlm_error* error);
+DLM_API int32_t dlm_cpu_draw_tokens(const dlm::DrawArgs* args, const dlm_executor* executor, void* workspace, dlm_error* error);
+DLM_API int32_t dlm_cpu_denoise_step(const dlm::StepArgs* args, const dlm_executor* executor, void* workspace, dlm_error* error);
+DLM_API int32_t dlm_cpu_topk_unmask(const dlm::UnmaskArgs* args, const dlm_executor* executor, void* workspace, dlm_error* error);
+
+// Instruction sets this CPU can run, best first, comma-separated; the one in use; and a switch (0 if it cannot run here).
+DLM_API const char* dlm_cpu_isas(void);
+DLM_API const char* dlm_cpu_isa(void);
+DLM_API int32_t dlm_cpu_set_isa(const char* name);
+
+// What this library was built as: JSON.
+DLM_API const char* dlm_build_info(void);
+
+// The two terms of a CPU's roofline, for benches: a pure read of memory, and the sweep's inner loop on data in L1.
+DLM_API double dlm_cpu_read_stream(const void* data, int64_t bytes);
+DLM_API double dlm_cpu_exp_peak(int32_t dtype, int64_t n, int64_t repeats);

@@ -1,0 +1,61 @@
+// RowStats and a drawn token -> how confident the model is of it. To add a confidence: a name here, its formula in
+// `score`, python_ref/confidence.py, and the name in dlm_kernels/rules.py.
+#pragma once
+
+#include "dtype.h"
+#include "row_stats.h"
+
+namespace dlm {
+
+enum Confidence : int32_t { kProb = 0, kMargin = 1, kNegEntropy = 2, kRandom = 3, kNumConfidences = 4 };
+
+inline const char* confidence_name(int32_t kind) {
+  const char* const names[] = {"prob", "margin", "neg_entropy", "random"};
+  return names[kind];
+}
+
+struct Score {
+  double value = -kInfinity;  // what the user sees and thresholds compare, rounded to conf_dtype
+  float key = -kInfinity;     // what ranks: higher first
+};
+
+// Keys of live positions stay above this, which is the key of a demoted one.
+constexpr float kDemotedKey = -kFloatMax;
+
+// conf_dtype float32 ranks on what is *left* beside the token: p rounds to 1.0 for every confident position, the rest
+// does not. bfloat16 and float64 rank on p as a codebase computing in that dtype holds it, ties included.
+DLM_HD Score score(int32_t kind, int32_t conf_dtype, const RowStats& s, double odds, double beta, float rank_uniform) {
+  double value = 0, shortfall = 0;  // value = 1 - shortfall, each without cancellation
+  if (kind == kProb) {
+    value = 1 / (1 + odds);
+    shortfall = odds;  // monotone in 1 - p and finer where p is small
+  } else if (kind == kMargin) {
+    const double e2 = s.second == -kInfinity ? 0 : exp_d((static_cast<double>(s.second) - s.max) * beta);
+    value = (1 - e2) / (1 + s.rest);
+    shortfall = (s.rest + e2) / (1 + s.rest);
+  } else {
+    value = kind == kRandom ? rank_uniform : -entropy(s);
+  }
+  Score out;
+  out.value = kind == kRandom ? value : round_to(conf_dtype, value);  // noise is not a probability: nobody rounds it
+  double key = out.value;
+  if (kind == kProb && conf_dtype == kFloat64) {
+    key = value > 0 ? -(1 - value) / value : -kInfinity;
+  } else if (kind == kMargin && conf_dtype == kFloat64) {
+    key = -(1 - value);
+  } else if (kind <= kMargin && conf_dtype == kFloat32) {
+    key = -shortfall;
+  }
+  out.key = static_cast<float>(max_of(key, -1e38));
+  return out;
+}
+
+// A draw the caller wants decided last (LLaDA's EOS/EoT): still eligible, behind every other position.
+DLM_HD Score demoted(int32_t kind) {
+  Score out;
+  out.value = kind == kNegEntropy ? -kInfinity : 0;
+  out.key = kDemotedKey;
+  return out;
+}
+
+}  // namespace dlm

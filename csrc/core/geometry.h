@@ -1,0 +1,69 @@
+// Rows and positions: row r of the logits (or of any row-shaped argument) <-> (sequence b, canvas position p).
+#pragma once
+
+#include "params.h"
+#include "dtype.h"
+
+namespace dlm {
+
+// Every rows-shaped argument has leading shape [B, W] (dense) or [R] (packed, W = 0).
+struct Geometry {
+  int64_t batch = 0;   // B
+  int64_t width = 0;   // W; 0 when packed
+  int64_t num_rows = 0;
+  int64_t length = 0;  // L
+  int64_t shift = 0;
+  bool packed = false;
+  Array start, rows;
+};
+
+struct Place {
+  int64_t b = -1;  // -1: padding row
+  int64_t p = -1;
+};
+
+DLM_HD int64_t int_at(const Array& a, int64_t i) {  // of a [1] or [n] int64 vector
+  return static_cast<const int64_t*>(a.data)[a.ndim == 0 || a.shape[0] == 1 ? 0 : i * a.stride[0]];
+}
+
+DLM_HD float float_at(const Array& a, int64_t i) {
+  return static_cast<const float*>(a.data)[a.ndim == 0 || a.shape[0] == 1 ? 0 : i * a.stride[0]];
+}
+
+DLM_HD Place place_of(const Geometry& g, int64_t r) {
+  Place at;
+  if (g.packed) {
+    const int64_t flat = int_at(g.rows, r);
+    if (flat >= 0) {
+      at.b = flat / g.length;
+      at.p = flat % g.length;
+    }
+  } else {
+    at.b = r / g.width;
+    at.p = r % g.width + (given(g.start) ? int_at(g.start, at.b) : 0);
+  }
+  return at;
+}
+
+// Element offset of row r in a rows-shaped view, 64-bit throughout: 4096 rows of 262144 logits pass 2^30.
+DLM_HD int64_t row_offset(const Geometry& g, const Array& a, int64_t r) {
+  if (a.ndim < 2 || g.packed || g.width == 0) return r * a.stride[0];
+  return r / g.width * a.stride[0] + r % g.width * a.stride[1];
+}
+
+// The logits row that speaks for row r's position: with shift -1 the one before; the first speaks for itself too.
+DLM_HD int64_t logits_offset(const Geometry& g, const Array& logits, int64_t r) {
+  if (g.packed) return r * logits.stride[0];
+  if (logits.ndim == 2) return max_of<int64_t>(0, r + g.shift) * logits.stride[0];
+  const int64_t b = r / g.width, i = max_of<int64_t>(0, r % g.width + g.shift);
+  return b * logits.stride[0] + i * logits.stride[1];
+}
+
+DLM_HD bool is_candidate(const DecideParams& d, const Place& at) {
+  const int64_t stop = d.window_stop < 0 ? d.x.shape[1] : d.window_stop;
+  if (at.b < 0 || at.p < 0 || at.p >= d.x.shape[1] || at.p < d.window_start || at.p >= stop) return false;
+  if (load_int(d.x.data, d.x.dtype, at.b * d.x.stride[0] + at.p * d.x.stride[1]) != d.mask_id) return false;
+  return !given(d.frozen) || !static_cast<const bool*>(d.frozen.data)[at.b * d.frozen.stride[0] + at.p * d.frozen.stride[1]];
+}
+
+}  // namespace dlm

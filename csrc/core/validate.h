@@ -1,0 +1,389 @@
+// Host checks of the arguments, once, before anything is written, for every compiled backend and entry point.
+// python_ref/validate.py is the same list in the same order with the same texts; a test compares the two.
+//
+// Arguments are checked in the order of the op's signature, each one completely: dtype (a TypeError), then device, shape,
+// strides and range (ValueErrors). Values of arrays are checked on the CPU only: elsewhere that would synchronise with the
+// device, so kernels there must survive any value.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "confidence.h"
+#include "decide.h"
+#include "geometry.h"
+
+namespace dlm {
+
+enum ErrorKind : int32_t { kOk = 0, kValueError = 1, kTypeError = 2, kRuntimeError = 3 };
+
+// What the names and shapes of valid arguments resolve to.
+struct Resolved {
+  Geometry geometry;
+  int64_t vocab = 0;
+  int32_t confidence = kProb;
+  bool from_sampled = false;
+  int32_t conf_dtype = kFloat32;
+  int32_t rule = kTopK;
+};
+
+struct InvalidArgument {
+  ErrorKind kind;
+  std::string text;
+};
+
+namespace check {
+
+using Names = std::vector<const char*>;
+
+inline std::string number(double v) {
+  char text[40];
+  snprintf(text, sizeof text, "%g", v);
+  return text;
+}
+inline std::string number(int64_t v) { return std::to_string(v); }
+
+inline std::string list(const int64_t* values, int32_t n) {
+  std::string text = "[";
+  for (int32_t i = 0; i < n; ++i) text += (i > 0 ? ", " : "") + number(values[i]);
+  return text + "]";
+}
+inline std::string shape(const Array& a) { return list(a.shape, a.ndim); }
+
+template <class T>
+std::string one_of(const std::vector<T>& names) {
+  std::string text;
+  for (size_t i = 0; i < names.size(); ++i) text += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + std::string(names[i]);
+  return text;
+}
+
+inline std::string device(int32_t ordinal) { return ordinal < 0 ? "cpu" : "cuda:" + std::to_string(ordinal); }
+
+inline void require(bool ok, const char* argument, const std::string& rule, const std::string& got) {
+  if (!ok) throw InvalidArgument{kValueError, std::string(argument) + ": " + rule + ", got " + got};
+}
+
+inline void dtype(const char* argument, const Array& a, const std::vector<DType>& wanted) {
+  if (std::find(wanted.begin(), wanted.end(), a.dtype) != wanted.end()) return;
+  Names names;
+  for (DType d : wanted) names.push_back(dtype_name(d));
+  throw InvalidArgument{kTypeError, std::string(argument) + ": dtype must be " + one_of(names) + ", got " + dtype_name(a.dtype)};
+}
+
+inline void on_device(const char* argument, const Array& a, const char* anchor, const Array& like) {
+  require(a.device == like.device, argument, "must be on " + device(like.device) + " as " + anchor, device(a.device));
+}
+
+inline void has_shape(const char* argument, const Array& a, const std::vector<std::vector<int64_t>>& wanted) {
+  std::vector<std::string> texts;
+  for (const auto& w : wanted) {
+    if (a.ndim == static_cast<int32_t>(w.size()) && std::equal(w.begin(), w.end(), a.shape)) return;
+    const std::string text = list(w.data(), static_cast<int32_t>(w.size()));
+    if (std::find(texts.begin(), texts.end(), text) == texts.end()) texts.push_back(text);
+  }
+  require(false, argument, "shape must be " + one_of(texts), shape(a));
+}
+
+inline void dims(const char* argument, const Array& a, const char* names, int32_t n) {
+  require(a.ndim == n, argument, "must be " + std::to_string(n) + "-dimensional, " + names, shape(a));
+}
+
+inline void unit_stride(const char* argument, const Array& a) {
+  const int32_t last = a.ndim - 1;
+  require(a.shape[last] == 1 || a.stride[last] == 1, argument, "stride of the last dimension must be 1", number(a.stride[last]));
+}
+
+inline int32_t name(const char* argument, const char* got, const Names& known) {
+  for (size_t i = 0; i < known.size(); ++i) {
+    if (strcmp(got, known[i]) == 0) return static_cast<int32_t>(i);
+  }
+  require(false, argument, "must be " + one_of(known), got);
+  return 0;
+}
+
+// The first value of an up to 2-d array that is not good is named.
+template <class T, class Good>
+void values(const char* argument, const Array& a, Good good, const std::string& rule) {
+  if (a.device >= 0) return;
+  const int64_t rows = a.ndim > 1 ? a.shape[0] : 1, cols = a.ndim == 0 ? 1 : a.shape[a.ndim - 1];
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < cols; ++j) {
+      const int64_t offset = (a.ndim > 1 ? i * a.stride[0] : 0) + (a.ndim == 0 ? 0 : j * a.stride[a.ndim - 1]);
+      const T v = static_cast<const T*>(a.data)[offset];
+      require(good(v), argument, rule, std::is_integral<T>::value ? number(static_cast<int64_t>(v)) : number(static_cast<double>(v)));
+    }
+  }
+}
+
+inline void canvas(const Array& x) {
+  dtype("x", x, {kInt64, kInt32});
+  dims("x", x, "[B, L]", 2);
+  bool overlaps = false;
+  for (int32_t d = 0; d < 2; ++d) overlaps |= x.shape[d] > 1 && x.stride[d] == 0;
+  require(!overlaps, "x", "must not overlap itself (stride 0)", "strides " + list(x.stride, x.ndim));
+}
+
+// [B, W, ...] must fit the canvas.
+inline void covered(const char* argument, const Array& a, const Array& x) {
+  require(a.shape[0] == x.shape[0], argument, "dimension 0 must be " + number(x.shape[0]) + " as in x", number(a.shape[0]));
+  require(a.shape[1] <= x.shape[1], argument, "dimension 1 must be at most " + number(x.shape[1]) + " as in x", number(a.shape[1]));
+}
+
+enum Layout { kDense, kPacked, kEither };
+
+inline void logits(const Array& z, Layout layout, const Array* x) {
+  dtype("logits", z, {kFloat32, kFloat16, kBFloat16});
+  if (x != nullptr) on_device("logits", z, "x", *x);
+  if (layout == kEither) {
+    require(z.ndim == 2 || z.ndim == 3, "logits", "must be [B, W, V] or [R, V]", shape(z));
+  } else {
+    layout == kPacked ? dims("logits", z, "[R, V]", 2) : dims("logits", z, "[B, W, V]", 3);
+  }
+  require(z.shape[z.ndim - 1] >= 1, "logits", "the vocabulary must not be empty", shape(z));
+  unit_stride("logits", z);
+  if (x != nullptr && layout == kDense) covered("logits", z, *x);
+}
+
+// [1] or [B]; batch < 0: any length.
+inline void per_request(const char* argument, const Array& a, DType type, int64_t batch, const char* anchor, const Array& like) {
+  dtype(argument, a, {type});
+  on_device(argument, a, anchor, like);
+  if (batch < 0) {
+    dims(argument, a, "[B]", 1);
+  } else {
+    has_shape(argument, a, {{1}, {batch}});
+  }
+}
+
+inline void temperature(const Array& t, int64_t batch, const char* anchor, const Array& like, bool above_zero = false) {
+  per_request("temperature", t, kFloat32, batch, anchor, like);
+  values<float>("temperature", t, [&](float v) { return std::isfinite(v) && (above_zero ? v > 0 : v >= 0); },
+                above_zero ? "must be finite and > 0" : "must be finite and >= 0");
+}
+
+inline void step(const Array& s, const char* anchor, const Array& like) {
+  dtype("step", s, {kInt64});
+  on_device("step", s, anchor, like);
+  require(numel(s) == 1, "step", "must have one element", shape(s));
+}
+
+inline void quota(const Array& q, const Array& x) {
+  per_request("quota", q, kInt64, x.shape[0], "x", x);
+  values<int64_t>("quota", q, [](int64_t v) { return v >= 0; }, "must be >= 0");
+}
+
+inline int32_t rule(const DecideParams& d) {
+  const int32_t r = name("rule", d.rule, {rule_name(0), rule_name(1), rule_name(2), rule_name(3)});
+  if (r == kThreshold) {
+    require(d.level >= 0 && d.level <= 1, "level", "must be in [0, 1] for threshold", number(d.level));
+  } else if (r != kTopK) {
+    require(d.level >= 0, "level", std::string("must be >= 0 for ") + rule_name(r), number(d.level));
+  }
+  return r;
+}
+
+inline void window(const DecideParams& d) {
+  const int64_t length = d.x.shape[1];
+  require(d.window_start >= 0 && d.window_start <= length, "window_start", "must be in [0, " + number(length) + "]", number(d.window_start));
+  require(d.window_stop == -1 || (d.window_start <= d.window_stop && d.window_stop <= length), "window_stop",
+          "must be -1 or in [" + number(d.window_start) + ", " + number(length) + "]", number(d.window_stop));
+}
+
+inline void frozen(const DecideParams& d) {
+  if (!given(d.frozen)) return;
+  dtype("frozen", d.frozen, {kBool});
+  on_device("frozen", d.frozen, "x", d.x);
+  has_shape("frozen", d.frozen, {{d.x.shape[0], d.x.shape[1]}});
+}
+
+// last < 0: no limit.
+inline void start(const Array& s, bool packed, int64_t batch, int64_t last, const char* anchor, const Array& like) {
+  if (!given(s)) return;
+  per_request("start", s, kInt64, packed ? -1 : batch, anchor, like);
+  require(!packed, "start", "must not be given with packed logits [R, V]", shape(s));
+  values<int64_t>("start", s, [&](int64_t v) { return v >= 0 && (last < 0 || v <= last); },
+                  last < 0 ? "must be >= 0" : "must be in [0, " + number(last) + "] (L - W)");
+}
+
+// size: B * L, or < 0 for no limit.
+inline void rows(const Array& r, int64_t count, int64_t size, const char* anchor, const Array& like) {
+  if (!given(r)) return;
+  dtype("rows", r, {kInt64});
+  on_device("rows", r, anchor, like);
+  has_shape("rows", r, {{count}});
+  values<int64_t>("rows", r, [&](int64_t v) { return v >= -1 && (size < 0 || v < size); },
+                  size < 0 ? "must be >= -1" : "must be in [-1, " + number(size) + ")");
+  if (r.device >= 0) return;
+  std::vector<int64_t> sorted;
+  for (int64_t i = 0; i < count; ++i) sorted.push_back(static_cast<const int64_t*>(r.data)[i * r.stride[0]]);
+  std::sort(sorted.begin(), sorted.end());
+  for (int64_t i = 1; i < count; ++i) {
+    require(sorted[i] < 0 || sorted[i] != sorted[i - 1], "rows", "must not hold a position twice", number(sorted[i]));
+  }
+}
+
+inline void shift(int64_t s, bool packed) {
+  if (packed) {
+    require(s == 0, "shift", "must be 0 with packed logits [R, V]", number(s));
+  } else {
+    require(s == 0 || s == -1, "shift", "must be 0 or -1", number(s));
+  }
+}
+
+inline void ids(const char* argument, const Array& a, const Array& like) {
+  if (!given(a)) return;
+  dtype(argument, a, {kInt64});
+  on_device(argument, a, "logits", like);
+  dims(argument, a, "[n]", 1);
+}
+
+inline void guidance(const SweepParams& s) {
+  if (given(s.uncond)) {
+    dtype("uncond_logits", s.uncond, {static_cast<DType>(s.logits.dtype)});
+    on_device("uncond_logits", s.uncond, "logits", s.logits);
+    has_shape("uncond_logits", s.uncond, {std::vector<int64_t>(s.logits.shape, s.logits.shape + s.logits.ndim)});
+    unit_stride("uncond_logits", s.uncond);
+  }
+  require(std::isfinite(s.cfg_scale), "cfg_scale", "must be finite", number(s.cfg_scale));
+}
+
+inline void like_rows(const char* argument, const Array& a, DType type, const Array& logits) {
+  if (!given(a)) return;
+  dtype(argument, a, {type});
+  on_device(argument, a, "logits", logits);
+  has_shape(argument, a, {std::vector<int64_t>(logits.shape, logits.shape + logits.ndim - 1)});
+}
+
+inline void uniform(const Array& u, const Array& logits) {
+  like_rows("uniform", u, kFloat64, logits);
+  if (given(u)) values<double>("uniform", u, [](double v) { return v >= 0 && v < 1; }, "must be in [0, 1)");
+}
+
+inline void scoring(const DrawParams& d, Resolved* out) {
+  out->confidence = name("confidence", d.confidence, {confidence_name(0), confidence_name(1), confidence_name(2), confidence_name(3)});
+  out->from_sampled = name("confidence_from", d.confidence_from, {"raw", "sampled"}) == 1;
+  const DType conf_dtypes[] = {kFloat32, kBFloat16, kFloat64};
+  out->conf_dtype = conf_dtypes[name("conf_dtype", d.conf_dtype, {"float32", "bfloat16", "float64"})];
+}
+
+inline Geometry geometry(const Array& shaped, int32_t trailing, const PlaceParams& place, int64_t length) {
+  Geometry g;
+  g.packed = given(place.rows);
+  g.rows = place.rows;
+  g.start = place.start;
+  g.shift = place.shift;
+  g.length = length;
+  const bool flat = shaped.ndim - trailing == 1;  // [R]: packed, or one sequence
+  g.batch = flat ? 1 : shaped.shape[0];
+  g.width = flat ? shaped.shape[0] : shaped.shape[1];
+  g.num_rows = g.batch * g.width;
+  return g;
+}
+
+}  // namespace check
+
+inline Resolved validate(const RowStatsArgs& a) {
+  const SweepParams& s = a.sweep;
+  Resolved out;
+  check::logits(s.logits, check::kEither, nullptr);
+  check::temperature(s.temperature, s.logits.shape[0], "logits", s.logits, true);
+  check::like_rows("given", a.given, kInt64, s.logits);
+  check::guidance(s);
+  check::ids("suppress", s.suppress, s.logits);
+  out.geometry = check::geometry(s.logits, 1, PlaceParams{}, 0);
+  if (s.logits.ndim == 2) std::swap(out.geometry.batch, out.geometry.width);  // [R, V]: a temperature for every row
+  out.vocab = s.logits.shape[s.logits.ndim - 1];
+  return out;
+}
+
+inline Resolved validate(const DrawArgs& a) {
+  const SweepParams& s = a.sweep;
+  const bool listed = given(a.place.rows);
+  Resolved out;
+  check::logits(s.logits, listed ? check::kPacked : check::kEither, nullptr);
+  const bool packed = s.logits.ndim == 2;
+  int64_t batch = packed ? 1 : s.logits.shape[0];
+  if (listed) {  // the per-request arrays say how many sequences there are
+    check::temperature(s.temperature, -1, "logits", s.logits);
+    batch = s.temperature.shape[0];
+    check::per_request("seed", a.draw.seed, kInt64, batch == 1 ? -1 : batch, "logits", s.logits);
+    batch = max_of(batch, a.draw.seed.shape[0]);
+  } else {
+    check::temperature(s.temperature, batch, "logits", s.logits);
+    check::per_request("seed", a.draw.seed, kInt64, batch, "logits", s.logits);
+  }
+  check::step(a.draw.step, "logits", s.logits);
+  check::start(a.place.start, packed, batch, -1, "logits", s.logits);
+  const int64_t length = a.place.length;
+  if (listed) {
+    check::require(length >= 1, "length", "must be >= 1 with rows", check::number(length));
+    check::rows(a.place.rows, s.logits.shape[0], batch == 1 ? -1 : batch * length, "logits", s.logits);
+  } else {
+    check::require(length == 0, "length", "must be 0 without rows", check::number(length));
+  }
+  check::shift(a.place.shift, packed);
+  check::ids("suppress", s.suppress, s.logits);
+  check::ids("demote", a.draw.demote, s.logits);
+  check::guidance(s);
+  check::uniform(a.draw.uniform, s.logits);
+  check::scoring(a.draw, &out);
+  out.geometry = check::geometry(s.logits, 1, a.place, length);
+  out.vocab = s.logits.shape[s.logits.ndim - 1];
+  return out;
+}
+
+inline Resolved validate(const StepArgs& a) {
+  const SweepParams& s = a.sweep;
+  const Array& x = a.decide.x;
+  const bool packed = given(a.place.rows);
+  Resolved out;
+  check::canvas(x);
+  const int64_t batch = x.shape[0], length = x.shape[1];
+  check::logits(s.logits, packed ? check::kPacked : check::kDense, &x);
+  check::temperature(s.temperature, batch, "x", x);
+  check::per_request("seed", a.draw.seed, kInt64, batch, "x", x);
+  check::step(a.draw.step, "x", x);
+  check::quota(a.decide.quota, x);
+  out.rule = check::rule(a.decide);
+  check::window(a.decide);
+  check::frozen(a.decide);
+  check::start(a.place.start, packed, batch, packed ? -1 : length - s.logits.shape[1], "x", x);
+  check::rows(a.place.rows, s.logits.shape[0], batch * length, "x", x);
+  check::shift(a.place.shift, packed);
+  check::ids("suppress", s.suppress, s.logits);
+  check::ids("demote", a.draw.demote, s.logits);
+  check::guidance(s);
+  check::uniform(a.draw.uniform, s.logits);
+  check::scoring(a.draw, &out);
+  out.geometry = check::geometry(s.logits, 1, a.place, length);
+  out.vocab = s.logits.shape[s.logits.ndim - 1];
+  return out;
+}
+
+inline Resolved validate(const UnmaskArgs& a) {
+  const Array& x = a.decide.x;
+  const bool packed = given(a.place.rows);
+  Resolved out;
+  check::canvas(x);
+  check::dtype("tokens", a.tokens, {static_cast<DType>(x.dtype)});
+  check::on_device("tokens", a.tokens, "x", x);
+  check::dims("tokens", a.tokens, packed ? "[R]" : "[B, W]", packed ? 1 : 2);
+  if (!packed) check::covered("tokens", a.tokens, x);
+  check::dtype("confidence", a.confidence, {kFloat32, kFloat64, kFloat16, kBFloat16});
+  check::on_device("confidence", a.confidence, "x", x);
+  check::has_shape("confidence", a.confidence, {std::vector<int64_t>(a.tokens.shape, a.tokens.shape + a.tokens.ndim)});
+  check::quota(a.decide.quota, x);
+  check::window(a.decide);
+  check::frozen(a.decide);
+  check::start(a.place.start, packed, x.shape[0], packed ? -1 : x.shape[1] - a.tokens.shape[1], "x", x);
+  check::rows(a.place.rows, a.tokens.shape[0], x.shape[0] * x.shape[1], "x", x);
+  out.geometry = check::geometry(a.tokens, 0, a.place, x.shape[1]);
+  return out;
+}
+
+}  // namespace dlm

@@ -1,0 +1,14 @@
+// The four ops on host memory. Arguments have been validated; `r` is what they resolve to.
+#pragma once
+
+#include "../core/validate.h"
+#include "for_each_row.h"
+
+namespace dlm::cpu {
+
+void row_stats(const RowStatsArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
+void draw_tokens(const DrawArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
+void denoise_step(const StepArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
+void topk_unmask(const UnmaskArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
+
+}  // namespace dlm::cpu

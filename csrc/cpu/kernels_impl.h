@@ -1,0 +1,211 @@
+// The inner loops, written once over Vec and compiled once per instruction set (kernels_*.cpp). Everything here has
+// internal linkage: an AVX-512 copy of an inline function must never be the one the linker keeps for everybody.
+#pragma once
+
+#include <cmath>
+
+#include "kernels.h"
+
+namespace {
+
+using dlm::cpu::LawScales;
+using dlm::cpu::RunStats;
+
+constexpr int kBlock = 4 * Vec::kWidth;
+
+// exp2 below this adds nothing that a float sum beside a term >= 2^-kMaxLead could hold; the bit-shift Vecs cannot go
+// lower. -inf lands here too: invert() guards against drawing it.
+constexpr float kLowest = -126.0f;
+
+template <class T>
+T negative_infinity();
+template <>
+inline float negative_infinity<float>() { return -dlm::kInfinity; }
+template <>
+inline dlm::BFloat16 negative_infinity<dlm::BFloat16>() { return {0xff80}; }
+template <>
+inline dlm::Float16 negative_infinity<dlm::Float16>() { return {0xfc00}; }
+
+// 2^f on [-1/2, 1/2], minimax of degree 5 with 2^0 = 1 kept exact: 9.2e-8 relative, 1.6e-7 with float rounding. One
+// degree less (2.8e-6) is invisible to a chi-squared test and plain on a grid of uniforms.
+inline Vec exp2_fraction(Vec f) {
+  Vec p = Vec::set(1.3264727e-3f);
+  p = Vec::fma(p, f, Vec::set(9.671513e-3f));
+  p = Vec::fma(p, f, Vec::set(5.5507336e-2f));
+  p = Vec::fma(p, f, Vec::set(2.4022242e-1f));
+  p = Vec::fma(p, f, Vec::set(6.931470e-1f));
+  return Vec::fma(p, f, Vec::set(1.0f));
+}
+
+// sum + exp2(d * scale), d * scale in [kLowest, 127] or NaN.
+inline Vec add_exp2(Vec d, Vec scale, Vec sum) {
+  Vec fraction, power;
+  Vec::split(d, scale, fraction, power);
+  return Vec::scale_add(exp2_fraction(fraction), power, sum);
+}
+
+// Calls body(4 Vecs, index of the first) block by block until it returns true; the tail is padded with -inf.
+template <class T, class Body>
+inline __attribute__((always_inline)) void for_each_block_until(const T* z, int64_t n, Body body) {
+  Vec block[4];
+  int64_t i = 0;
+  for (; i + kBlock <= n; i += kBlock) {
+    Vec::load(z + i, block);
+    if (body(block, i)) return;
+  }
+  if (i < n) {
+    T tail[kBlock];
+    for (int j = 0; j < kBlock; ++j) tail[j] = i + j < n ? z[i + j] : negative_infinity<T>();
+    Vec::load(tail, block);
+    body(block, i);
+  }
+}
+
+template <class T, class Body>
+inline __attribute__((always_inline)) void for_each_block(const T* z, int64_t n, Body body) {
+  for_each_block_until(z, n, [&](const Vec* block, int64_t i) __attribute__((always_inline)) {
+    body(block);
+    (void)i;
+    return false;
+  });
+}
+
+// Lanes in a fixed order, in double: part of what makes sums repeat bit for bit.
+inline double lane_sum(const Vec acc[4]) {
+  float lanes[kBlock];
+  for (int i = 0; i < 4; ++i) acc[i].store(lanes + i * Vec::kWidth);
+  double sum = 0;
+  for (float lane : lanes) sum += lane;
+  return sum;
+}
+
+template <class T, int kFlags>
+void accumulate(const void* data, int64_t n, const LawScales& law, RunStats* out) {
+  const Vec ref = Vec::set(law.ref), scale = Vec::set(law.scale), draw_scale = Vec::set(law.draw_scale);
+  const Vec lowest = Vec::set(kLowest / law.scale), draw_lowest = Vec::set(kLowest / law.draw_scale);
+  const Vec zero = Vec::set(0);
+  Vec mass[4] = {zero, zero, zero, zero}, tilt[4] = {zero, zero, zero, zero}, draw[4] = {zero, zero, zero, zero};
+  Vec top[4];
+  for (Vec& t : top) t = Vec::set(-dlm::kInfinity);
+  for_each_block(static_cast<const T*>(data), n, [&](const Vec* z) __attribute__((always_inline)) {
+    for (int i = 0; i < 4; ++i) {
+      top[i] = Vec::max(z[i], top[i]);
+      const Vec d = z[i] - ref;
+      const Vec low = Vec::max(lowest, d);  // NaN stays: it is the second operand
+      if constexpr ((kFlags & dlm::cpu::kTilt) != 0) {
+        const Vec term = add_exp2(low, scale, zero);
+        mass[i] = mass[i] + term;
+        tilt[i] = Vec::fma(term, low, tilt[i]);
+      } else {
+        mass[i] = add_exp2(low, scale, mass[i]);
+      }
+      if constexpr ((kFlags & dlm::cpu::kTwoLaws) != 0) {
+        draw[i] = add_exp2(Vec::max(draw_lowest, d), draw_scale, draw[i]);
+      }
+    }
+  });
+  float lanes[kBlock];
+  for (int i = 0; i < 4; ++i) top[i].store(lanes + i * Vec::kWidth);
+  for (float lane : lanes) out->max = out->max < lane ? lane : out->max;
+  out->mass += lane_sum(mass);
+  if constexpr ((kFlags & dlm::cpu::kTilt) != 0) out->tilt += lane_sum(tilt) * static_cast<double>(law.scale);
+  if constexpr ((kFlags & dlm::cpu::kTwoLaws) != 0) out->draw_mass += lane_sum(draw);
+}
+
+template <class T>
+float maximum(const void* data, int64_t n) {
+  Vec top[4];
+  for (Vec& t : top) t = Vec::set(-dlm::kInfinity);
+  for_each_block(static_cast<const T*>(data), n, [&](const Vec* z) __attribute__((always_inline)) {
+    for (int i = 0; i < 4; ++i) top[i] = Vec::max(z[i], top[i]);
+  });
+  float lanes[kBlock], max = -dlm::kInfinity;
+  for (int i = 0; i < 4; ++i) top[i].store(lanes + i * Vec::kWidth);
+  for (float lane : lanes) max = max < lane ? lane : max;
+  return max;
+}
+
+template <class T>
+int64_t find(const void* data, int64_t n, float value) {
+  const T* z = static_cast<const T*>(data);
+  const Vec target = Vec::set(value);
+  int64_t hit = n;
+  for_each_block_until(z, n, [&](const Vec* block, int64_t i) __attribute__((always_inline)) {
+    bool any = false;
+    for (int k = 0; k < 4; ++k) any |= Vec::any_equal(block[k], target);
+    if (any) hit = i;
+    return any;
+  });
+  for (; hit < n; ++hit) {
+    if (dlm::to_float(z[hit]) == value) return hit;
+  }
+  return -1;
+}
+
+// A block holding no more than this has no token to draw: what is left there are clamped -inf.
+constexpr double kNoMass = 0x1p-90;
+
+// exp2((z - ref) * draw_scale) of one block of floats, in index order.
+inline void draw_terms(const float* z, const LawScales& law, float out[kBlock]) {
+  const Vec ref = Vec::set(law.ref), scale = Vec::set(law.draw_scale), lowest = Vec::set(kLowest / law.draw_scale);
+  Vec block[4];
+  Vec::load(z, block);
+  for (int i = 0; i < 4; ++i) {
+    add_exp2(Vec::max(lowest, block[i] - ref), scale, Vec::set(0)).store(out + i * Vec::kWidth);
+  }
+}
+
+// The index at which the CDF of up to one block passes `left`; the last index with mass if it never does, -1 if none.
+template <class T>
+int64_t walk_block(const T* z, int64_t n, const LawScales& law, double left) {
+  float logit[kBlock], term[kBlock];
+  for (int64_t j = 0; j < kBlock; ++j) logit[j] = j < n ? dlm::to_float(z[j]) : -dlm::kInfinity;
+  draw_terms(logit, law, term);
+  int64_t last = -1;
+  for (int64_t j = 0; j < n; ++j) {
+    if (!(term[j] > kNoMass)) continue;
+    last = j;
+    if (left < term[j]) return j;
+    left -= term[j];
+  }
+  return last;
+}
+
+template <class T>
+int64_t invert(const void* data, int64_t n, const LawScales& law, double* target, int64_t* last) {
+  const T* z = static_cast<const T*>(data);
+  const Vec ref = Vec::set(law.ref), scale = Vec::set(law.draw_scale), lowest = Vec::set(kLowest / law.draw_scale);
+  double left = *target;
+  int64_t hit = -1, live = -1;
+  for_each_block_until(z, n, [&](const Vec* block, int64_t i) {
+    Vec term[4];
+    for (int k = 0; k < 4; ++k) term[k] = add_exp2(Vec::max(lowest, block[k] - ref), scale, Vec::set(0));
+    const double sum = lane_sum(term);
+    if (!(sum > kNoMass)) return false;
+    live = i;
+    if (left < sum) {
+      hit = i;
+      return true;
+    }
+    left -= sum;
+    return false;
+  });
+  const int64_t block = hit >= 0 ? hit : live;
+  if (block >= 0) {
+    const int64_t at = walk_block(z + block, n - block < kBlock ? n - block : kBlock, law, hit >= 0 ? left : HUGE_VAL);
+    if (at >= 0) *last = block + at;
+  }
+  *target = left;
+  return hit >= 0 ? *last : -1;
+}
+
+template <class T>
+constexpr dlm::cpu::DTypeKernels kernels_of() {
+  return {{accumulate<T, 0>, accumulate<T, 1>, accumulate<T, 2>, accumulate<T, 3>}, maximum<T>, find<T>, invert<T>};
+}
+
+inline dlm::cpu::KernelTable kernel_table(const char* isa) {
+  return {isa, {kernels_of<float>(), kernels_of<dlm::BFloat16>(), kernels_of<dlm::Float16>()}};
+}
+
+}  // namespace

@@ -1,0 +1,129 @@
+#include "sweep.h"
+
+#include <cmath>
+
+namespace dlm::cpu {
+namespace {
+
+constexpr double kLog2e = 1.4426950408889634;
+constexpr double kLn2 = 0.6931471805599453;
+
+// The maximum of this many logits is the reference of a whole chunk's exponentials: one load pass instead of two. Where
+// the rest of the chunk rises kMaxLead above it, the chunk is done again with its true maximum.
+constexpr int64_t kHead = 256;
+
+// A rest below this is what clamped exponentials of -inf add up to: nothing. Rows that differ only there tie.
+constexpr double kNothing = 0x1p-100;
+
+LawScales scales_of(const RowLaw& law, float ref) {
+  LawScales out;
+  out.ref = ref;
+  out.scale = static_cast<float>(law.beta * kLog2e);
+  out.draw_scale = law.draw_beta > 0 ? static_cast<float>(law.draw_beta * kLog2e) : out.scale;
+  return out;
+}
+
+float maximum(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end) {
+  float max = -kInfinity;
+  for_each_run(source, begin, end, -1, [&](const void* data, int32_t dtype, int64_t n, int64_t) {
+    max = max_of(max, k.dtype[dtype].maximum(data, n));
+    return false;
+  });
+  return max;
+}
+
+RunStats accumulate(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, int64_t without,
+                    const RowLaw& law, const LawScales& scales) {
+  const bool two_laws = law.draw_beta > 0 && law.draw_beta != law.beta;
+  const int flags = (law.tilt ? kTilt : 0) | (two_laws && without < 0 ? kTwoLaws : 0);
+  RunStats run;
+  for_each_run(source, begin, end, without, [&](const void* data, int32_t dtype, int64_t n, int64_t) {
+    k.dtype[dtype].accumulate[flags](data, n, scales, &run);
+    return false;
+  });
+  if (!two_laws) run.draw_mass = run.mass;
+  return run;
+}
+
+}  // namespace
+
+ChunkStats sweep_chunk(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, const RowLaw& law) {
+  float ref = maximum(k, source, begin, min_of(begin + kHead, end));
+  if (ref == -kInfinity) ref = maximum(k, source, begin, end);
+  ChunkStats out;
+  if (ref == kInfinity) {
+    out.max = ref;
+    return out;
+  }
+  if (ref == -kInfinity) ref = 0;  // only -inf, or NaN, which the sums below find
+  LawScales scales = scales_of(law, ref);
+  RunStats run = accumulate(k, source, begin, end, -1, law, scales);
+  if ((run.max - ref) * max_of(scales.scale, scales.draw_scale) > kMaxLead && run.max < kInfinity) {
+    scales = scales_of(law, run.max);
+    run = accumulate(k, source, begin, end, -1, law, scales);
+  }
+  out.max = run.max;
+  if (run.mass != run.mass) {
+    out.mass = run.mass;
+  } else if (run.max > -kInfinity && run.max < kInfinity) {
+    // From sums relative to ref to sums relative to max.
+    const double lead = (static_cast<double>(run.max) - scales.ref) * scales.scale;
+    const double draw_lead = (static_cast<double>(run.max) - scales.ref) * scales.draw_scale;
+    const double back = std::exp2(-lead);
+    out.mass = run.mass * back;
+    out.tilt = law.tilt ? (run.tilt - lead * run.mass) * back * kLn2 : 0;
+    out.draw_mass = run.draw_mass * (draw_lead == lead ? back : std::exp2(-draw_lead));
+  }
+  return out;
+}
+
+bool finish_row(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law, const ChunkStats* chunks,
+                RowStats* out) {
+  const int64_t size = chunk_size(vocab), n = num_chunks(vocab);
+  int64_t winner = 0;
+  for (int64_t c = 0; c < n; ++c) {
+    if (is_bad_chunk(chunks[c])) return false;
+    if (chunks[c].max > chunks[winner].max) winner = c;
+  }
+  const float max = chunks[winner].max;
+  if (max == -kInfinity) return false;
+
+  // Only the winning chunk is read again: for its argmax, and for what is left of it without that.
+  const int64_t begin = winner * size, end = min_of(vocab, begin + size);
+  RowStats stats;
+  stats.max = max;
+  for_each_run(source, begin, end, -1, [&](const void* data, int32_t dtype, int64_t count, int64_t at) {
+    const int64_t hit = k.dtype[dtype].find(data, count, max);
+    stats.argmax = hit < 0 ? -1 : at + hit;
+    return hit >= 0;
+  });
+  const RunStats rest = accumulate(k, source, begin, end, stats.argmax, law, scales_of(law, max));
+  stats.second = rest.max;
+  stats.rest = rest.mass > kNothing ? rest.mass : 0;
+  stats.tilt = law.tilt && stats.rest > 0 ? rest.tilt * kLn2 : 0;
+  for (int64_t c = 0; c < n; ++c) {
+    if (c != winner) stats = merge(stats, losing_chunk(chunks[c], c * size), law.beta);
+  }
+  *out = stats;
+  return true;
+}
+
+int64_t draw_token(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law, const ChunkStats* chunks,
+                   const RowStats& stats, double uniform) {
+  if (!(law.draw_beta > 0)) return stats.argmax;
+  const ChunkPick pick = pick_chunk(chunks, num_chunks(vocab), law.draw_beta, uniform);
+  if (pick.chunk < 0) return stats.argmax;
+  const int64_t begin = pick.chunk * chunk_size(vocab), end = min_of(vocab, begin + chunk_size(vocab));
+  const LawScales scales = scales_of(law, chunks[pick.chunk].max);
+  double target = pick.target;
+  int64_t token = -1;
+  for_each_run(source, begin, end, -1, [&](const void* data, int32_t dtype, int64_t n, int64_t at) {
+    int64_t last = -1;
+    const int64_t hit = k.dtype[dtype].invert(data, n, scales, &target, &last);
+    if (last >= 0) token = at + last;  // also the answer where rounding puts the target past the end
+    return hit >= 0;
+  });
+  return token < 0 ? stats.argmax : token;
+}
+
+}  // namespace dlm::cpu

@@ -1,0 +1,45 @@
+"""Fused sampler steps of diffusion language models.
+
+Importing this package does nothing: no torch, no native library, no patching. Names load what they need on first use;
+``dlm_kernels.array`` (NumPy) never loads torch.
+"""
+
+from ._version import __version__
+
+_HOMES = {
+    "denoise_step": "step",
+    "denoise_step_": "step",
+    "draw_tokens": "step",
+    "row_stats": "step",
+    "topk_unmask": "step",
+    "topk_unmask_": "step",
+    "request_seeds": "seeds",
+    "TopK": "rules",
+    "Threshold": "rules",
+    "Factor": "rules",
+    "EntropyBudget": "rules",
+    "RowStats": "results",
+    "Draw": "results",
+    "StepResult": "results",
+    "UnmaskResult": "results",
+}
+_MODULES = ("array", "bench", "demo", "integrations", "reference")
+
+__all__ = ["__version__", *_HOMES, *_MODULES]
+
+
+def __getattr__(name):
+    from importlib import import_module
+
+    if name in _HOMES:
+        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    elif name in _MODULES:
+        value = import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,95 @@
+"""The ops of ``torch.ops.dlm_kernels``: every schema, every fake kernel, and the reference as the kernel of last resort.
+
+The compiled extension (csrc/torch) registers implementations per device; a device without one runs the reference, with
+one warning that carries the loader's real error.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import torch
+
+from . import _load, reference
+
+_SWEEP = "Tensor? uncond_logits=None, float cfg_scale=0.0, Tensor? suppress=None"
+_PLACE = "Tensor? start=None, Tensor? rows=None"
+_DRAW = (
+    "int shift=0, Tensor? suppress=None, Tensor? demote=None, Tensor? uncond_logits=None, float cfg_scale=0.0, "
+    'Tensor? uniform=None, str confidence="prob", str confidence_from="raw", str conf_dtype="float32"'
+)
+_WINDOW = "int window_start=0, int window_stop=-1, Tensor? frozen=None"
+
+SCHEMAS = {
+    "row_stats": f"(Tensor logits, Tensor temperature, *, Tensor? given=None, {_SWEEP}) -> "
+    "(Tensor argmax, Tensor max, Tensor logsumexp, Tensor second, Tensor rest, Tensor entropy, Tensor p_given, Tensor bad)",
+    "draw_tokens": f"(Tensor logits, Tensor temperature, Tensor seed, Tensor step, *, {_PLACE}, int length=0, {_DRAW}) -> "
+    "(Tensor tokens, Tensor confidence, Tensor key, Tensor logprob, Tensor entropy, Tensor bad)",
+    "denoise_step_": "(Tensor(a!) x, Tensor logits, Tensor temperature, Tensor seed, Tensor step, Tensor quota, *, "
+    f"int mask_id, str rule, float level=0.0, bool strict=True, {_WINDOW}, {_PLACE}, {_DRAW}) -> "
+    "(Tensor tokens, Tensor confidence, Tensor committed, Tensor num_committed, Tensor num_open, Tensor num_bad)",
+    "topk_unmask_": "(Tensor(a!) x, Tensor tokens, Tensor confidence, Tensor quota, *, int mask_id, "
+    f"{_WINDOW}, {_PLACE}) -> (Tensor committed, Tensor num_committed, Tensor num_open, Tensor num_bad)",
+}
+
+
+def _fake_row_stats(logits, temperature, *, given=None, uncond_logits=None, cfg_scale=0.0, suppress=None):
+    shape = logits.shape[:-1]
+    floats = [logits.new_empty(shape, dtype=torch.float32) for _ in range(6)]
+    return logits.new_empty(shape, dtype=torch.int64), *floats, logits.new_empty(shape, dtype=torch.bool)
+
+
+def _fake_draw_tokens(logits, temperature, seed, step, **_):
+    shape = logits.shape[:-1]
+    floats = [logits.new_empty(shape, dtype=torch.float32) for _ in range(4)]
+    return logits.new_empty(shape, dtype=torch.int64), *floats, logits.new_empty(shape, dtype=torch.bool)
+
+
+def _fake_counts(x):
+    return [x.new_empty(x.shape[0], dtype=torch.int64) for _ in range(3)]
+
+
+def _fake_denoise_step_(x, logits, temperature, seed, step, quota, **_):
+    shape = logits.shape[:-1]
+    rows = [x.new_empty(shape, dtype=dtype) for dtype in (x.dtype, torch.float32, torch.bool)]
+    return *rows, *_fake_counts(x)
+
+
+def _fake_topk_unmask_(x, tokens, confidence, quota, **_):
+    return x.new_empty(tokens.shape, dtype=torch.bool), *_fake_counts(x)
+
+
+@functools.cache
+def _warn_of_fallback(device_type):
+    error = _load.load().error
+    if _load.requested_backend() == "reference" and device_type == "cpu":
+        return
+    why = f"the compiled extension cannot be used: {error}" if error else f"there is no kernel for {device_type} tensors"
+    text = f"dlm_kernels runs its PyTorch reference on {device_type}: {why}"
+    if _load.strict():
+        raise RuntimeError(f"{text} (DLM_KERNELS_STRICT=1 forbids that)")
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def _fallback(name):
+    reference_op = getattr(reference, name)
+
+    def op(*args, **kwargs):
+        _warn_of_fallback(args[0].device.type)
+        return reference_op(*args, **kwargs)
+
+    return op
+
+
+_library = torch.library.Library("dlm_kernels", "DEF")
+for _name, _schema in SCHEMAS.items():
+    _library.define(_name + _schema)
+    _library.impl(_name, _fallback(_name), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"dlm_kernels::{_name}", globals()[f"_fake_{_name}"], lib=_library)
+_load.load()
+
+row_stats = torch.ops.dlm_kernels.row_stats.default
+draw_tokens = torch.ops.dlm_kernels.draw_tokens.default
+denoise_step_ = torch.ops.dlm_kernels.denoise_step_.default
+topk_unmask_ = torch.ops.dlm_kernels.topk_unmask_.default

@@ -1,0 +1,18 @@
+"""Seeds of requests. Noise is keyed by (seed of the request, position, step), so equal seeds mean equal noise."""
+
+import torch
+
+_GOLDEN = -7046029254386353131  # 2^64 / golden ratio as int64: splitmix64's increment
+
+
+def request_seeds(seed, batch_size, device=None):
+    """``batch_size`` different seeds from one: int64 [B]. The same ``seed`` gives request b the same seed in any batch."""
+    z = torch.arange(1, batch_size + 1, dtype=torch.int64, device=device) * _GOLDEN + int(seed)
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        z = (z ^ ((z >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return z ^ ((z >> 31) & ((1 << 33) - 1))
+
+
+def fresh_seeds(batch_size, device, generator=None):
+    """Seeds nobody chose: int64 [B], drawn on ``device`` from ``generator`` (default: torch's own)."""
+    return torch.empty(batch_size, dtype=torch.int64, device=device).random_(generator=generator)
