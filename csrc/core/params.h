@@ -6,7 +6,7 @@
 
 namespace dlm {
 
-constexpr int32_t kMaxDims = 3;
+constexpr int32_t kMaxDims = 6;  // ops take up to 3; the rest is for the error that prints them
 
 // A strided view. All strides are in elements. ndim < 0: the argument was not given.
 struct Array {
@@ -14,15 +14,15 @@ struct Array {
   int32_t dtype = 0;   // DType
   int32_t device = -1; // -1: CPU, >= 0: CUDA ordinal
   int32_t ndim = -1;
-  int64_t shape[kMaxDims] = {0, 0, 0};
-  int64_t stride[kMaxDims] = {0, 0, 0};
+  int64_t shape[kMaxDims] = {};
+  int64_t stride[kMaxDims] = {};
 };
 
 DLM_HD bool given(const Array& a) { return a.ndim >= 0; }
 
 DLM_HD int64_t numel(const Array& a) {
   int64_t n = 1;
-  for (int32_t d = 0; d < a.ndim; ++d) n *= a.shape[d];
+  for (int32_t d = 0; d < a.ndim && d < kMaxDims; ++d) n *= a.shape[d];
   return n;
 }
 

@@ -53,7 +53,7 @@ inline std::string list(const int64_t* values, int32_t n) {
   for (int32_t i = 0; i < n; ++i) text += (i > 0 ? ", " : "") + number(values[i]);
   return text + "]";
 }
-inline std::string shape(const Array& a) { return list(a.shape, a.ndim); }
+inline std::string shape(const Array& a) { return list(a.shape, min_of(a.ndim, kMaxDims)); }
 
 template <class T>
 std::string one_of(const std::vector<T>& names) {

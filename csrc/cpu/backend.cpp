@@ -72,7 +72,7 @@ void row_stats(const RowStatsArgs& a, const Resolved& r, const dlm_executor* exe
     RowJob job;
     job.source = row_source(a.sweep, r.geometry, scratch, row);
     job.law.tilt = true;
-    job.law.beta = 1.0 / float_at(a.sweep.temperature, row / r.geometry.width);
+    job.law.beta = inverse_temperature(float_at(a.sweep.temperature, row / r.geometry.width));
     return job;
   };
   const auto finish = [&](int64_t row, const RowJob& job, const ChunkStats* chunks) {

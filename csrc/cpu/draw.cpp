@@ -3,9 +3,6 @@
 namespace dlm::cpu {
 namespace {
 
-// 1 / T, with T kept where float exponents can hold it; nobody samples outside.
-double inverse(float temperature) { return 1.0 / min_of(max_of(static_cast<double>(temperature), 1e-30), 1e30); }
-
 bool holds(const Array& ids, int64_t token) {
   for (int64_t i = 0; given(ids) && i < ids.shape[0]; ++i) {
     if (static_cast<const int64_t*>(ids.data)[i * ids.stride[0]] == token) return true;
@@ -47,7 +44,7 @@ RowJob Drawer::job(const Scratch& scratch, int64_t row, const Place& at) const {
   job.law.tilt = tilt_;
   const float temperature = float_at(sweep_.temperature, at.b);
   if (temperature > 0) {
-    job.law.draw_beta = inverse(temperature);
+    job.law.draw_beta = inverse_temperature(temperature);
     if (resolved_.from_sampled) job.law.beta = job.law.draw_beta;
   }
   return job;

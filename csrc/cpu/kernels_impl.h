@@ -44,36 +44,37 @@ inline Vec add_exp2(Vec d, Vec scale, Vec sum) {
   return Vec::scale_add(exp2_fraction(fraction), power, sum);
 }
 
-// Calls body(4 Vecs, index of the first) block by block until it returns true; the tail is padded with -inf.
+// Calls body(4 Vecs, the kBlock logits they came from, index of the first) block by block until it returns true. The tail
+// is padded with -inf.
 template <class T, class Body>
 inline __attribute__((always_inline)) void for_each_block_until(const T* z, int64_t n, Body body) {
   Vec block[4];
   int64_t i = 0;
   for (; i + kBlock <= n; i += kBlock) {
     Vec::load(z + i, block);
-    if (body(block, i)) return;
+    if (body(block, z + i, i)) return;
   }
   if (i < n) {
     T tail[kBlock];
     for (int j = 0; j < kBlock; ++j) tail[j] = i + j < n ? z[i + j] : negative_infinity<T>();
     Vec::load(tail, block);
-    body(block, i);
+    body(block, tail, i);
   }
 }
 
 template <class T, class Body>
 inline __attribute__((always_inline)) void for_each_block(const T* z, int64_t n, Body body) {
-  for_each_block_until(z, n, [&](const Vec* block, int64_t i) __attribute__((always_inline)) {
-    body(block);
-    (void)i;
+  for_each_block_until(z, n, [&](const Vec* block, const T* from, int64_t) __attribute__((always_inline)) {
+    body(block, from);
     return false;
   });
 }
 
 // Lanes in a fixed order, in double: part of what makes sums repeat bit for bit.
-inline double lane_sum(const Vec acc[4]) {
-  float lanes[kBlock];
-  for (int i = 0; i < 4; ++i) acc[i].store(lanes + i * Vec::kWidth);
+template <int kVecs>
+double lane_sum(const Vec (&acc)[kVecs]) {
+  float lanes[kVecs * Vec::kWidth];
+  for (int i = 0; i < kVecs; ++i) acc[i].store(lanes + i * Vec::kWidth);
   double sum = 0;
   for (float lane : lanes) sum += lane;
   return sum;
@@ -81,48 +82,44 @@ inline double lane_sum(const Vec acc[4]) {
 
 template <class T, int kFlags>
 void accumulate(const void* data, int64_t n, const LawScales& law, RunStats* out) {
+  const T* z = static_cast<const T*>(data);
   const Vec ref = Vec::set(law.ref), scale = Vec::set(law.scale), draw_scale = Vec::set(law.draw_scale);
   const Vec lowest = Vec::set(kLowest / law.scale), draw_lowest = Vec::set(kLowest / law.draw_scale);
   const Vec zero = Vec::set(0);
-  Vec mass[4] = {zero, zero, zero, zero}, tilt[4] = {zero, zero, zero, zero}, draw[4] = {zero, zero, zero, zero};
-  Vec top[4];
-  for (Vec& t : top) t = Vec::set(-dlm::kInfinity);
-  for_each_block(static_cast<const T*>(data), n, [&](const Vec* z) __attribute__((always_inline)) {
+  // Two chains each: enough to hide the latency of an add, few enough to stay in registers.
+  Vec mass[2] = {zero, zero}, tilt[2] = {zero, zero}, draw[2] = {zero, zero};
+  Top<T> top;
+  for_each_block(z, n, [&](const Vec* block, const T* from) __attribute__((always_inline)) {
+    top.push(block, from);
     for (int i = 0; i < 4; ++i) {
-      top[i] = Vec::max(z[i], top[i]);
-      const Vec d = z[i] - ref;
-      const Vec low = Vec::max(lowest, d);  // NaN stays: it is the second operand
+      const Vec d = block[i] - ref;
+      const Vec low = Vec::at_least(d, lowest);
       if constexpr ((kFlags & dlm::cpu::kTilt) != 0) {
         const Vec term = add_exp2(low, scale, zero);
-        mass[i] = mass[i] + term;
-        tilt[i] = Vec::fma(term, low, tilt[i]);
+        mass[i % 2] = mass[i % 2] + term;
+        tilt[i % 2] = Vec::fma(term, low, tilt[i % 2]);
       } else {
-        mass[i] = add_exp2(low, scale, mass[i]);
+        mass[i % 2] = add_exp2(low, scale, mass[i % 2]);
       }
       if constexpr ((kFlags & dlm::cpu::kTwoLaws) != 0) {
-        draw[i] = add_exp2(Vec::max(draw_lowest, d), draw_scale, draw[i]);
+        draw[i % 2] = add_exp2(Vec::at_least(d, draw_lowest), draw_scale, draw[i % 2]);
       }
     }
   });
-  float lanes[kBlock];
-  for (int i = 0; i < 4; ++i) top[i].store(lanes + i * Vec::kWidth);
-  for (float lane : lanes) out->max = out->max < lane ? lane : out->max;
-  out->mass += lane_sum(mass);
+  const float max = top.finish(z, n);
+  out->max = out->max < max ? max : out->max;
+  out->mass += max != max ? max : lane_sum(mass);
   if constexpr ((kFlags & dlm::cpu::kTilt) != 0) out->tilt += lane_sum(tilt) * static_cast<double>(law.scale);
   if constexpr ((kFlags & dlm::cpu::kTwoLaws) != 0) out->draw_mass += lane_sum(draw);
 }
 
 template <class T>
 float maximum(const void* data, int64_t n) {
-  Vec top[4];
-  for (Vec& t : top) t = Vec::set(-dlm::kInfinity);
-  for_each_block(static_cast<const T*>(data), n, [&](const Vec* z) __attribute__((always_inline)) {
-    for (int i = 0; i < 4; ++i) top[i] = Vec::max(z[i], top[i]);
-  });
-  float lanes[kBlock], max = -dlm::kInfinity;
-  for (int i = 0; i < 4; ++i) top[i].store(lanes + i * Vec::kWidth);
-  for (float lane : lanes) max = max < lane ? lane : max;
-  return max;
+  const T* z = static_cast<const T*>(data);
+  Top<T> top;
+  for_each_block(z, n, [&](const Vec* block, const T* from) __attribute__((always_inline)) { top.push(block, from); });
+  const float max = top.finish(z, n);
+  return max != max ? -dlm::kInfinity : max;
 }
 
 template <class T>
@@ -130,7 +127,7 @@ int64_t find(const void* data, int64_t n, float value) {
   const T* z = static_cast<const T*>(data);
   const Vec target = Vec::set(value);
   int64_t hit = n;
-  for_each_block_until(z, n, [&](const Vec* block, int64_t i) __attribute__((always_inline)) {
+  for_each_block_until(z, n, [&](const Vec* block, const T*, int64_t i) __attribute__((always_inline)) {
     bool any = false;
     for (int k = 0; k < 4; ++k) any |= Vec::any_equal(block[k], target);
     if (any) hit = i;
@@ -151,7 +148,7 @@ inline void draw_terms(const float* z, const LawScales& law, float out[kBlock]) 
   Vec block[4];
   Vec::load(z, block);
   for (int i = 0; i < 4; ++i) {
-    add_exp2(Vec::max(lowest, block[i] - ref), scale, Vec::set(0)).store(out + i * Vec::kWidth);
+    add_exp2(Vec::at_least(block[i] - ref, lowest), scale, Vec::set(0)).store(out + i * Vec::kWidth);
   }
 }
 
@@ -177,9 +174,9 @@ int64_t invert(const void* data, int64_t n, const LawScales& law, double* target
   const Vec ref = Vec::set(law.ref), scale = Vec::set(law.draw_scale), lowest = Vec::set(kLowest / law.draw_scale);
   double left = *target;
   int64_t hit = -1, live = -1;
-  for_each_block_until(z, n, [&](const Vec* block, int64_t i) {
+  for_each_block_until(z, n, [&](const Vec* block, const T*, int64_t i) {
     Vec term[4];
-    for (int k = 0; k < 4; ++k) term[k] = add_exp2(Vec::max(lowest, block[k] - ref), scale, Vec::set(0));
+    for (int k = 0; k < 4; ++k) term[k] = add_exp2(Vec::at_least(block[k] - ref, lowest), scale, Vec::set(0));
     const double sum = lane_sum(term);
     if (!(sum > kNoMass)) return false;
     live = i;

@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <cmath>
+
 #include "../core/dtype.h"
 
 namespace {
@@ -15,8 +17,11 @@ struct Vec {
   friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
   friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
   static Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
-  // The second operand survives when either is NaN: the instruction's own rule, kept by the other Vecs.
-  static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+  // max(d, low) for low < 0, as an unsigned minimum of the bits: float maxima would wait for the ports FMA needs. A
+  // negative NaN becomes low; Top finds it.
+  static Vec at_least(Vec d, Vec low) {
+    return {_mm256_castsi256_ps(_mm256_min_epu32(_mm256_castps_si256(d.v), _mm256_castps_si256(low.v)))};
+  }
   static bool any_equal(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)) != 0; }
   void store(float* out) const { _mm256_storeu_ps(out, v); }
 
@@ -47,6 +52,43 @@ struct Vec {
     for (int i = 0; i < 4; ++i) {
       out[i].v = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(z + 8 * i)));
     }
+  }
+};
+
+// The largest of a run of logits, or NaN if there is one, on the raw bits: off the floating-point ports, and sixteen
+// lanes at a time for 16-bit logits. Floats order as signed integers while any is positive, NaN above +inf; as unsigned
+// ones, a negative NaN is above -inf.
+template <class T>
+struct Top {
+  static constexpr bool kWide = sizeof(T) == 4;
+  __m256i highest = kWide ? _mm256_set1_epi32(INT32_MIN) : _mm256_set1_epi16(INT16_MIN);
+  __m256i unsigned_highest = _mm256_setzero_si256();
+
+  void push(const Vec*, const T* z) {
+    for (int i = 0; i < 4; i += kWide ? 1 : 2) {
+      const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(z + 8 * i));
+      highest = kWide ? _mm256_max_epi32(highest, bits) : _mm256_max_epi16(highest, bits);
+      unsigned_highest = kWide ? _mm256_max_epu32(unsigned_highest, bits) : _mm256_max_epu16(unsigned_highest, bits);
+    }
+  }
+
+  float finish(const T* z, int64_t n) const {
+    T high[32 / sizeof(T)], unsigned_high[32 / sizeof(T)];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), highest);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(unsigned_high), unsigned_highest);
+    float max = -dlm::kInfinity;
+    bool negative = true;
+    for (size_t i = 0; i < 32 / sizeof(T); ++i) {
+      const float a = dlm::to_float(high[i]), b = dlm::to_float(unsigned_high[i]);
+      if (a != a) return a;
+      if (b != b) return b;
+      negative &= std::signbit(a);
+      if (!std::signbit(a) && a > max) max = a;
+    }
+    if (!negative) return max;
+    // All negative: the bits order backwards. Rare enough (no positive logit in thousands) for another pass.
+    for (int64_t i = 0; i < n; ++i) max = dlm::to_float(z[i]) > max ? dlm::to_float(z[i]) : max;
+    return max;
   }
 };
 

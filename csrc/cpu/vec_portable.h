@@ -18,6 +18,7 @@ struct Vec {
   friend Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
   static Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
   static Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }  // b when either is NaN
+  static Vec at_least(Vec d, Vec low) { return max(low, d); }                    // NaN stays
   static bool any_equal(Vec a, Vec b) {
     const Ints eq = a.v == b.v;
     return (eq[0] | eq[1] | eq[2] | eq[3]) != 0;
@@ -44,3 +45,5 @@ struct Vec {
 };
 
 }  // namespace
+
+#include "float_top.h"
