@@ -26,46 +26,27 @@ inline dlm::BFloat16 negative_infinity<dlm::BFloat16>() { return {0xff80}; }
 template <>
 inline dlm::Float16 negative_infinity<dlm::Float16>() { return {0xfc00}; }
 
-// 2^f on [-1/2, 1/2], minimax of degree 5 with 2^0 = 1 kept exact: 9.2e-8 relative, 1.6e-7 with float rounding. One
-// degree less (2.8e-6) is invisible to a chi-squared test and plain on a grid of uniforms.
-inline Vec exp2_fraction(Vec f) {
-  Vec p = Vec::set(1.3264727e-3f);
-  p = Vec::fma(p, f, Vec::set(9.671513e-3f));
-  p = Vec::fma(p, f, Vec::set(5.5507336e-2f));
-  p = Vec::fma(p, f, Vec::set(2.4022242e-1f));
-  p = Vec::fma(p, f, Vec::set(6.931470e-1f));
-  return Vec::fma(p, f, Vec::set(1.0f));
-}
-
-// sum + exp2(d * scale), d * scale in [kLowest, 127] or NaN.
-inline Vec add_exp2(Vec d, Vec scale, Vec sum) {
-  Vec fraction, power;
-  Vec::split(d, scale, fraction, power);
-  return Vec::scale_add(exp2_fraction(fraction), power, sum);
-}
-
-// Calls body(4 Vecs, the kBlock logits they came from, index of the first) block by block until it returns true. The tail
-// is padded with -inf.
+// Calls body(4 Vecs, index of the first logit) block by block until it returns true; the tail is padded with -inf.
 template <class T, class Body>
 inline __attribute__((always_inline)) void for_each_block_until(const T* z, int64_t n, Body body) {
   Vec block[4];
   int64_t i = 0;
   for (; i + kBlock <= n; i += kBlock) {
     Vec::load(z + i, block);
-    if (body(block, z + i, i)) return;
+    if (body(block, i)) return;
   }
   if (i < n) {
     T tail[kBlock];
     for (int j = 0; j < kBlock; ++j) tail[j] = i + j < n ? z[i + j] : negative_infinity<T>();
     Vec::load(tail, block);
-    body(block, tail, i);
+    body(block, i);
   }
 }
 
 template <class T, class Body>
 inline __attribute__((always_inline)) void for_each_block(const T* z, int64_t n, Body body) {
-  for_each_block_until(z, n, [&](const Vec* block, const T* from, int64_t) __attribute__((always_inline)) {
-    body(block, from);
+  for_each_block_until(z, n, [&](const Vec* block, int64_t) __attribute__((always_inline)) {
+    body(block);
     return false;
   });
 }
@@ -80,6 +61,13 @@ double lane_sum(const Vec (&acc)[kVecs]) {
   return sum;
 }
 
+inline float lane_max(const Vec (&top)[2]) {
+  float lanes[2 * Vec::kWidth], max = -dlm::kInfinity;
+  for (int i = 0; i < 2; ++i) top[i].store(lanes + i * Vec::kWidth);
+  for (float lane : lanes) max = dlm::max_of(max, lane);
+  return max;
+}
+
 template <class T, int kFlags>
 void accumulate(const void* data, int64_t n, const LawScales& law, RunStats* out) {
   const T* z = static_cast<const T*>(data);
@@ -88,38 +76,37 @@ void accumulate(const void* data, int64_t n, const LawScales& law, RunStats* out
   const Vec zero = Vec::set(0);
   // Two chains each: enough to hide the latency of an add, few enough to stay in registers.
   Vec mass[2] = {zero, zero}, tilt[2] = {zero, zero}, draw[2] = {zero, zero};
-  Top<T> top;
-  for_each_block(z, n, [&](const Vec* block, const T* from) __attribute__((always_inline)) {
-    top.push(block, from);
+  Vec top[2] = {Vec::set(-dlm::kInfinity), Vec::set(-dlm::kInfinity)};
+  for_each_block(z, n, [&](const Vec* block) __attribute__((always_inline)) {
     for (int i = 0; i < 4; ++i) {
+      top[i % 2] = Vec::max(block[i], top[i % 2]);
       const Vec d = block[i] - ref;
-      const Vec low = Vec::at_least(d, lowest);
+      const Vec low = Vec::max(lowest, d);  // NaN stays: it is the second operand
       if constexpr ((kFlags & dlm::cpu::kTilt) != 0) {
-        const Vec term = add_exp2(low, scale, zero);
+        const Vec term = Vec::add_exp2(low, scale, zero);
         mass[i % 2] = mass[i % 2] + term;
         tilt[i % 2] = Vec::fma(term, low, tilt[i % 2]);
       } else {
-        mass[i % 2] = add_exp2(low, scale, mass[i % 2]);
+        mass[i % 2] = Vec::add_exp2(low, scale, mass[i % 2]);
       }
       if constexpr ((kFlags & dlm::cpu::kTwoLaws) != 0) {
-        draw[i % 2] = add_exp2(Vec::at_least(d, draw_lowest), draw_scale, draw[i % 2]);
+        draw[i % 2] = Vec::add_exp2(Vec::max(draw_lowest, d), draw_scale, draw[i % 2]);
       }
     }
   });
-  const float max = top.finish(z, n);
-  out->max = out->max < max ? max : out->max;
-  out->mass += max != max ? max : lane_sum(mass);
+  out->max = dlm::max_of(out->max, lane_max(top));
+  out->mass += lane_sum(mass);
   if constexpr ((kFlags & dlm::cpu::kTilt) != 0) out->tilt += lane_sum(tilt) * static_cast<double>(law.scale);
   if constexpr ((kFlags & dlm::cpu::kTwoLaws) != 0) out->draw_mass += lane_sum(draw);
 }
 
 template <class T>
 float maximum(const void* data, int64_t n) {
-  const T* z = static_cast<const T*>(data);
-  Top<T> top;
-  for_each_block(z, n, [&](const Vec* block, const T* from) __attribute__((always_inline)) { top.push(block, from); });
-  const float max = top.finish(z, n);
-  return max != max ? -dlm::kInfinity : max;
+  Vec top[2] = {Vec::set(-dlm::kInfinity), Vec::set(-dlm::kInfinity)};
+  for_each_block(static_cast<const T*>(data), n, [&](const Vec* block) __attribute__((always_inline)) {
+    for (int i = 0; i < 4; ++i) top[i % 2] = Vec::max(block[i], top[i % 2]);
+  });
+  return lane_max(top);
 }
 
 template <class T>
@@ -127,7 +114,7 @@ int64_t find(const void* data, int64_t n, float value) {
   const T* z = static_cast<const T*>(data);
   const Vec target = Vec::set(value);
   int64_t hit = n;
-  for_each_block_until(z, n, [&](const Vec* block, const T*, int64_t i) __attribute__((always_inline)) {
+  for_each_block_until(z, n, [&](const Vec* block, int64_t i) __attribute__((always_inline)) {
     bool any = false;
     for (int k = 0; k < 4; ++k) any |= Vec::any_equal(block[k], target);
     if (any) hit = i;
@@ -148,7 +135,7 @@ inline void draw_terms(const float* z, const LawScales& law, float out[kBlock]) 
   Vec block[4];
   Vec::load(z, block);
   for (int i = 0; i < 4; ++i) {
-    add_exp2(Vec::at_least(block[i] - ref, lowest), scale, Vec::set(0)).store(out + i * Vec::kWidth);
+    Vec::add_exp2(Vec::max(lowest, block[i] - ref), scale, Vec::set(0)).store(out + i * Vec::kWidth);
   }
 }
 
@@ -174,9 +161,9 @@ int64_t invert(const void* data, int64_t n, const LawScales& law, double* target
   const Vec ref = Vec::set(law.ref), scale = Vec::set(law.draw_scale), lowest = Vec::set(kLowest / law.draw_scale);
   double left = *target;
   int64_t hit = -1, live = -1;
-  for_each_block_until(z, n, [&](const Vec* block, const T*, int64_t i) {
+  for_each_block_until(z, n, [&](const Vec* block, int64_t i) {
     Vec term[4];
-    for (int k = 0; k < 4; ++k) term[k] = add_exp2(Vec::at_least(block[k] - ref, lowest), scale, Vec::set(0));
+    for (int k = 0; k < 4; ++k) term[k] = Vec::add_exp2(Vec::max(lowest, block[k] - ref), scale, Vec::set(0));
     const double sum = lane_sum(term);
     if (!(sum > kNoMass)) return false;
     live = i;

@@ -9,6 +9,7 @@
 #endif
 
 #include "../core/dtype.h"
+#include "exp2_fraction.h"
 
 namespace {
 
@@ -21,16 +22,15 @@ struct Vec {
   friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
   static Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
   static Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }  // b when either is NaN
-  static Vec at_least(Vec d, Vec low) { return max(low, d); }                    // NaN stays
   static bool any_equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ) != 0; }
   void store(float* out) const { _mm512_storeu_ps(out, v); }
 
-  // As in vec_avx2.h; here power is n itself, which scalef applies.
-  static void split(Vec d, Vec scale, Vec& fraction, Vec& power) {
-    power.v = _mm512_roundscale_ps(_mm512_mul_ps(d.v, scale.v), 0);
-    fraction.v = _mm512_fmsub_ps(d.v, scale.v, power.v);
+  // sum + exp2(d * scale): the instruction set scales by powers of two itself.
+  static Vec add_exp2(Vec d, Vec scale, Vec sum) {
+    const Vec n = {_mm512_roundscale_ps(_mm512_mul_ps(d.v, scale.v), 0)};
+    const Vec f = {_mm512_fmsub_ps(d.v, scale.v, n.v)};
+    return sum + Vec{_mm512_scalef_ps(exp2_fraction(f).v, n.v)};
   }
-  static Vec scale_add(Vec p, Vec power, Vec sum) { return sum + Vec{_mm512_scalef_ps(p.v, power.v)}; }
 
   static void load(const float* z, Vec out[4]) {
     for (int i = 0; i < 4; ++i) out[i].v = _mm512_loadu_ps(z + 16 * i);
@@ -51,5 +51,3 @@ struct Vec {
 };
 
 }  // namespace
-
-#include "float_top.h"

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "../core/dtype.h"
+#include "exp2_fraction.h"
 
 namespace {
 
@@ -18,22 +19,19 @@ struct Vec {
   friend Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
   static Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
   static Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }  // b when either is NaN
-  static Vec at_least(Vec d, Vec low) { return max(low, d); }                    // NaN stays
   static bool any_equal(Vec a, Vec b) {
     const Ints eq = a.v == b.v;
     return (eq[0] | eq[1] | eq[2] | eq[3]) != 0;
   }
   void store(float* out) const { memcpy(out, &v, sizeof v); }
 
-  // As in vec_avx2.h; without FMA the product rounds once more.
-  static void split(Vec d, Vec scale, Vec& fraction, Vec& power) {
+  // sum + exp2(d * scale), d * scale in [-126, 127] or NaN: adding 1.5 * 2^23 rounds to an integer in the low mantissa
+  // bits, 127 more biases it, and a shift makes the power of two.
+  static Vec add_exp2(Vec d, Vec scale, Vec sum) {
     const Vec magic = set(12582912.0f + 127.0f);
-    const Floats e = d.v * scale.v;
-    const Floats t = e + magic.v;
-    fraction.v = e - (t - magic.v);
-    power.v = (Floats)((Ints)t << 23);
+    const Vec e = {d.v * scale.v}, t = e + magic;
+    return fma(exp2_fraction(e - (t - magic)), {(Floats)((Ints)t.v << 23)}, sum);
   }
-  static Vec scale_add(Vec p, Vec power, Vec sum) { return fma(p, power, sum); }
 
   template <class T>
   static void load(const T* z, Vec out[4]) {
@@ -45,5 +43,3 @@ struct Vec {
 };
 
 }  // namespace
-
-#include "float_top.h"
