@@ -2,6 +2,7 @@
 // (torch, pybind11, C++ users) may include. No Python, no torch, no exceptions across it, no allocation behind it.
 #pragma once
 
+#include "core/dtype.h"
 #include "core/params.h"
 
 #if defined(__GNUC__)

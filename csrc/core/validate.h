@@ -95,7 +95,7 @@ inline void dims(const char* argument, const Array& a, const char* names, int32_
 
 inline void unit_stride(const char* argument, const Array& a) {
   const int32_t last = a.ndim - 1;
-  require(a.shape[last] == 1 || a.stride[last] == 1, argument, "stride of the last dimension must be 1", number(a.stride[last]));
+  require(numel(a) == 0 || a.shape[last] == 1 || a.stride[last] == 1, argument, "stride of the last dimension must be 1", number(a.stride[last]));
 }
 
 inline int32_t name(const char* argument, const char* got, const Names& known) {

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "../api.h"
-#include "../core/dtype.h"
 
 namespace py = pybind11;
 

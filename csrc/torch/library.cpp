@@ -14,7 +14,6 @@
 #include <vector>
 
 #include "../api.h"
-#include "../core/dtype.h"
 
 namespace {
 

@@ -1,0 +1,10 @@
+"""The ops of dlm_kernels in readable PyTorch: an independent second opinion, and the fallback on any device.
+
+One file per header of csrc/core. Start with ``ops.py``: it is the whole algorithm on one page. The functions here
+take and return exactly what ``torch.ops.dlm_kernels.*`` take and return. They are written to be read aloud, in fp64
+where that is cheap, and share no code with the native kernels; tests compare the two. They import only torch.
+"""
+
+from .ops import denoise_step_, draw_tokens, row_stats, topk_unmask_
+
+__all__ = ["denoise_step_", "draw_tokens", "row_stats", "topk_unmask_"]
