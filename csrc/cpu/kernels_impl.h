@@ -82,12 +82,10 @@ void accumulate(const void* data, int64_t n, const LawScales& law, RunStats* out
       top[i % 2] = Vec::max(block[i], top[i % 2]);
       const Vec d = block[i] - ref;
       const Vec low = Vec::max(lowest, d);  // NaN stays: it is the second operand
+      // The same operation with and without tilt: asking for entropy must not move a confidence by an ulp.
+      mass[i % 2] = Vec::add_exp2(low, scale, mass[i % 2]);
       if constexpr ((kFlags & dlm::cpu::kTilt) != 0) {
-        const Vec term = Vec::add_exp2(low, scale, zero);
-        mass[i % 2] = mass[i % 2] + term;
-        tilt[i % 2] = Vec::fma(term, low, tilt[i % 2]);
-      } else {
-        mass[i % 2] = Vec::add_exp2(low, scale, mass[i % 2]);
+        tilt[i % 2] = Vec::fma(Vec::add_exp2(low, scale, zero), low, tilt[i % 2]);
       }
       if constexpr ((kFlags & dlm::cpu::kTwoLaws) != 0) {
         draw[i % 2] = Vec::add_exp2(Vec::max(draw_lowest, d), draw_scale, draw[i % 2]);
