@@ -5,26 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from .arguments import integer, number, require
+
 CONFIDENCES = ("prob", "margin", "neg_entropy", "random")
 SOURCES = ("raw", "sampled")
 
 
-def _require(ok, argument, rule, value):
-    if not ok:
-        raise ValueError(f"{argument}: {rule}, got {value}")
-
-
 def _check_count(argument, value):
     """An int >= 0, or an int64 tensor [B] (checked by the op, where its values can be read)."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        _require(value >= 0, argument, "must be >= 0", value)
-    elif not hasattr(value, "dtype"):
-        raise TypeError(f"{argument}: must be an int or an int64 tensor [B], got {type(value).__name__}")
-
-
-def _check_number(argument, value):
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{argument}: must be a float, got {type(value).__name__}")
+    if isinstance(value, torch.Tensor):
+        return
+    require(integer(argument, value) >= 0, argument, "must be >= 0", value)
 
 
 @dataclass(frozen=True)
@@ -75,8 +68,8 @@ class Threshold(Rule):
     name = "threshold"
 
     def __post_init__(self):
-        _check_number("tau", self.tau)
-        _require(0 <= self.tau <= 1, "tau", "must be in [0, 1]", self.tau)
+        number("tau", self.tau)
+        require(0 <= self.tau <= 1, "tau", "must be in [0, 1]", self.tau)
         _check_count("at_least", self.at_least)
 
     @property
@@ -97,8 +90,8 @@ class Factor(Rule):
     name = "factor"
 
     def __post_init__(self):
-        _check_number("f", self.f)
-        _require(self.f >= 0, "f", "must be >= 0", self.f)
+        number("f", self.f)
+        require(self.f >= 0, "f", "must be >= 0", self.f)
 
     @property
     def level(self):
@@ -114,8 +107,8 @@ class EntropyBudget(Rule):
     name = "entropy_budget"
 
     def __post_init__(self):
-        _check_number("bound", self.bound)
-        _require(self.bound >= 0, "bound", "must be >= 0", self.bound)
+        number("bound", self.bound)
+        require(self.bound >= 0, "bound", "must be >= 0", self.bound)
 
     @property
     def level(self):

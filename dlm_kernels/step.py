@@ -11,6 +11,7 @@ import re
 import torch
 
 from . import _ops
+from .arguments import integer, number, require, require_type, tensor
 from .reference.geometry import candidate_rows, dense_rows, packed_rows
 from .results import Draw, RowStats, StepResult, UnmaskResult
 from .rules import Rule
@@ -34,45 +35,29 @@ def _call(op, *args, **kwargs):
         raise _ERRORS[found[1]](found[2]) from None
 
 
-def _tensor(argument, value):
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{argument}: must be a torch.Tensor, got {type(value).__name__}")
-    return value.detach() if value.requires_grad else value
-
 
 def _optional(argument, value):
-    return None if value is None else _tensor(argument, value)
+    return None if value is None else tensor(argument, value)
 
 
-def _integer(argument, value):
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
-        raise TypeError(f"{argument}: must be an int, got {type(value).__name__}")
-    return value
-
-
-def _number(argument, value):
-    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
-        raise TypeError(f"{argument}: must be a float, got {type(value).__name__}")
-    return float(value)
 
 
 def _per_request(argument, value, dtype, device):
     """A number for every sequence alike -> [1]; a tensor -> itself, [1] or [B]."""
     if isinstance(value, torch.Tensor):
         return value.reshape(1) if value.dim() == 0 else value
-    convert = _number if dtype.is_floating_point else _integer
+    convert = number if dtype.is_floating_point else integer
     return torch.full((1,), convert(argument, value), dtype=dtype, device=device)
 
 
 def _quota(argument, value, device):
-    if isinstance(value, int) and value < 0:
-        raise ValueError(f"{argument}: must be >= 0, got {value}")
+    require(not isinstance(value, int) or value >= 0, argument, "must be >= 0", value)
     return _per_request(argument, value, torch.int64, device)
 
 
 def _temperature(value, device):
-    tensor = _per_request("temperature", value, torch.float32, device)
-    return tensor.float() if tensor.dtype in (torch.float64, torch.float16, torch.bfloat16) else tensor
+    given = _per_request("temperature", value, torch.float32, device)
+    return given.float() if given.dtype in (torch.float64, torch.float16, torch.bfloat16) else given
 
 
 def _ids(argument, value, device):
@@ -80,16 +65,15 @@ def _ids(argument, value, device):
     if value is None or isinstance(value, torch.Tensor):
         return value
     ids = [value] if isinstance(value, int) else list(value)
-    return torch.tensor([_integer(argument, i) for i in ids], dtype=torch.int64, device=device)
+    return torch.tensor([integer(argument, i) for i in ids], dtype=torch.int64, device=device)
 
 
 def _noise(seed, step, generator, batch_size, device):
     """(seed [1] or [B], step [1]) on the device."""
     if seed is None:
         seeds = fresh_seeds(batch_size, device, generator)
-    elif generator is not None:
-        raise ValueError("generator: must not be given together with seed, got both")
     else:
+        require(generator is None, "generator", "must not be given together with seed", "both")
         seeds = _per_request("seed", seed, torch.int64, device)
     return seeds, _per_request("step", step, torch.int64, device)
 
@@ -100,14 +84,12 @@ def _needs_noise(temperature, confidence):
 
 
 def _name(argument, value):
-    if not isinstance(value, str):
-        raise TypeError(f"{argument}: must be a str, got {type(value).__name__}")
+    require_type(isinstance(value, str), argument, "must be a str", type(value).__name__)
     return value
 
 
 def _conf_dtype(value):
-    if value not in _CONF_DTYPES:
-        raise ValueError(f"conf_dtype: must be torch.float32, torch.bfloat16 or torch.float64, got {value}")
+    require(value in _CONF_DTYPES, "conf_dtype", "must be torch.float32, torch.bfloat16 or torch.float64", value)
     return _CONF_DTYPES[value]
 
 
@@ -117,11 +99,11 @@ def _drawing(device, *, suppress, demote, uncond_logits, cfg_scale, uniform, shi
     return dict(
         start=None if start is None else _per_request("start", start, torch.int64, device),
         rows=_optional("rows", rows),
-        shift=_integer("shift", shift),
+        shift=integer("shift", shift),
         suppress=_ids("suppress", suppress, device),
         demote=_ids("demote", demote, device),
         uncond_logits=_optional("uncond_logits", uncond_logits),
-        cfg_scale=_number("cfg_scale", cfg_scale),
+        cfg_scale=number("cfg_scale", cfg_scale),
         uniform=_optional("uniform", uniform),
         confidence=_name("confidence", confidence),
         confidence_from=_name("confidence_from", confidence_from),
@@ -133,11 +115,9 @@ def _window(window):
     """(start, stop) or None -> the op's pair; -1 stands for the canvas length."""
     if window is None:
         return dict(window_start=0, window_stop=-1)
-    if not isinstance(window, (tuple, list)) or len(window) != 2:
-        raise TypeError(f"window: must be (start, stop), got {window}")
-    start, stop = (_integer("window", edge) for edge in window)
-    if start < 0 or stop < start:
-        raise ValueError(f"window: must be (start, stop) with 0 <= start <= stop, got ({start}, {stop})")
+    require_type(isinstance(window, (tuple, list)) and len(window) == 2, "window", "must be (start, stop)", window)
+    start, stop = (integer("window", edge) for edge in window)
+    require(0 <= start <= stop, "window", "must be (start, stop) with 0 <= start <= stop", f"({start}, {stop})")
     return dict(window_start=start, window_stop=stop)
 
 
@@ -170,10 +150,10 @@ def row_stats(logits, *, temperature=1.0, given=None, uncond_logits=None, cfg_sc
     Raises:
         TypeError, ValueError: naming the argument, the rule and the value.
     """
-    logits = _tensor("logits", logits)
+    logits = tensor("logits", logits)
     return RowStats(*_call(
         _ops.row_stats, logits, _temperature(temperature, logits.device), given=_optional("given", given),
-        uncond_logits=_optional("uncond_logits", uncond_logits), cfg_scale=_number("cfg_scale", cfg_scale),
+        uncond_logits=_optional("uncond_logits", uncond_logits), cfg_scale=number("cfg_scale", cfg_scale),
         suppress=_ids("suppress", suppress, logits.device)))
 
 
@@ -194,7 +174,7 @@ def draw_tokens(logits, *, temperature=0.0, seed=None, step=0, generator=None, s
     Raises:
         TypeError, ValueError: naming the argument, the rule and the value; with ``check=True`` also for the first bad row.
     """
-    logits = _tensor("logits", logits)
+    logits = tensor("logits", logits)
     device = logits.device
     temperatures = _temperature(temperature, device)
     batch_size = logits.shape[0] if logits.dim() == 3 else temperatures.shape[0]
@@ -202,7 +182,7 @@ def draw_tokens(logits, *, temperature=0.0, seed=None, step=0, generator=None, s
         seed = 0
     seeds, steps = _noise(seed, step, generator, batch_size, device)
     tokens, score, key, logprob, entropy, bad = _call(
-        _ops.draw_tokens, logits, temperatures, seeds, steps, length=0 if length is None else _integer("length", length),
+        _ops.draw_tokens, logits, temperatures, seeds, steps, length=0 if length is None else integer("length", length),
         **_drawing(device, suppress=suppress, demote=demote, uncond_logits=uncond_logits, cfg_scale=cfg_scale, uniform=uniform,
                    shift=shift, start=start, rows=rows, confidence=confidence, confidence_from=confidence_from,
                    conf_dtype=conf_dtype))
@@ -250,9 +230,8 @@ def denoise_step_(x, logits, *, mask_id, rule, temperature=0.0, seed=None, step=
     Raises:
         TypeError, ValueError: naming the argument, the rule and the value; x is untouched.
     """
-    x, logits = _tensor("x", x), _tensor("logits", logits)
-    if not isinstance(rule, Rule):
-        raise TypeError(f"rule: must be TopK, Threshold, Factor or EntropyBudget, got {type(rule).__name__}")
+    x, logits = tensor("x", x), tensor("logits", logits)
+    require_type(isinstance(rule, Rule), "rule", "must be TopK, Threshold, Factor or EntropyBudget", type(rule).__name__)
     device = logits.device
     if not _needs_noise(temperature, confidence) and seed is None:
         seed = 0
@@ -264,7 +243,7 @@ def denoise_step_(x, logits, *, mask_id, rule, temperature=0.0, seed=None, step=
     out = _call(
         _ops.denoise_step_, canvas, logits, _temperature(temperature, device), seeds, steps,
         _quota("k" if rule.name == "topk" else "at_least", rule.quota, device),
-        mask_id=_integer("mask_id", mask_id), rule=rule.name, level=rule.level, strict=rule.strict,
+        mask_id=integer("mask_id", mask_id), rule=rule.name, level=rule.level, strict=rule.strict,
         frozen=_optional("frozen", frozen), **_window(window), **shared)
     if check:
         tokens, score, *_, num_bad = out
@@ -278,7 +257,7 @@ def denoise_step_(x, logits, *, mask_id, rule, temperature=0.0, seed=None, step=
 
 def denoise_step(x, logits, **kwargs):
     """``denoise_step_`` on a copy of ``x``: the same arguments and result; ``result.x`` is the new canvas."""
-    return denoise_step_(_tensor("x", x).clone(), logits, **kwargs)
+    return denoise_step_(tensor("x", x).clone(), logits, **kwargs)
 
 
 def topk_unmask_(x, tokens, confidence, k, *, mask_id, window=None, frozen=None, start=None, rows=None, check=False):
@@ -299,10 +278,10 @@ def topk_unmask_(x, tokens, confidence, k, *, mask_id, window=None, frozen=None,
     Raises:
         TypeError, ValueError: naming the argument, the rule and the value; x is untouched.
     """
-    x, tokens, confidence = _tensor("x", x), _tensor("tokens", tokens), _tensor("confidence", confidence)
+    x, tokens, confidence = tensor("x", x), tensor("tokens", tokens), tensor("confidence", confidence)
     canvas = x.clone() if check else x
     start = None if start is None else _per_request("start", start, torch.int64, x.device)
-    out = _call(_ops.topk_unmask_, canvas, tokens, confidence, _quota("k", k, x.device), mask_id=_integer("mask_id", mask_id),
+    out = _call(_ops.topk_unmask_, canvas, tokens, confidence, _quota("k", k, x.device), mask_id=integer("mask_id", mask_id),
                 frozen=_optional("frozen", frozen), start=start, rows=_optional("rows", rows), **_window(window))
     if check:
         if bool(out[3].any()):
@@ -313,4 +292,4 @@ def topk_unmask_(x, tokens, confidence, k, *, mask_id, window=None, frozen=None,
 
 def topk_unmask(x, tokens, confidence, k, **kwargs):
     """``topk_unmask_`` on a copy of ``x``: the same arguments and result; ``result.x`` is the new canvas."""
-    return topk_unmask_(_tensor("x", x).clone(), tokens, confidence, k, **kwargs)
+    return topk_unmask_(tensor("x", x).clone(), tokens, confidence, k, **kwargs)

@@ -29,12 +29,11 @@ Not brought back: the random stream, the unspecified order of ties in ``torch.to
 
 import inspect
 import math
-import numbers
-import operator
 
 import torch
 
 from .. import TopK, denoise_step_, request_seeds, row_stats, topk_unmask_
+from ..arguments import integer, number, require, require_type, tensor
 from ..seeds import fresh_seeds
 
 __all__ = ["add_gumbel_noise", "generate", "get_num_transfer_tokens"]
@@ -49,7 +48,7 @@ def add_gumbel_noise(logits, temperature, *, generator=None):
     logarithms of the original's ``exp(logits) / (-log u) ** temperature``: the same argmax, but no overflow above
     709 and no ties at 0 below -745. ``generate`` has no use for it; it is here for code that imports it.
     """
-    temperature = _number("temperature", temperature)
+    temperature = _not_negative("temperature", temperature)
     if temperature == 0:
         return logits
     noise = torch.empty(logits.shape, dtype=torch.float64, device=logits.device)
@@ -62,7 +61,7 @@ def get_num_transfer_tokens(mask_index, steps):
 
     ``mask_index`` bool [B, L]. Raises ValueError if it has other dimensions or ``steps`` < 1.
     """
-    _require(mask_index.dim() == 2, "mask_index", "must have 2 dimensions [B, L]", list(mask_index.shape))
+    require(mask_index.dim() == 2, "mask_index", "must have 2 dimensions [B, L]", list(mask_index.shape))
     steps = _at_least_one("steps", steps)
     masked = mask_index.sum(dim=1, keepdim=True)
     return masked // steps + (torch.arange(steps, device=mask_index.device) < masked % steps)
@@ -107,8 +106,8 @@ def generate(model, prompt, attention_mask=None, steps=128, gen_length=128, bloc
     num_blocks, quotas = _plan(steps, gen_length, block_length)
     _check_inputs(prompt, attention_mask, seed)
     _check_options(remasking, logits_to_keep)
-    temperature, cfg_scale = _number("temperature", temperature), _number("cfg_scale", cfg_scale)
-    mask_id, eos_id, eot_id = _integer("mask_id", mask_id), _integer("eos_id", eos_id), _integer("eot_id", eot_id)
+    temperature, cfg_scale = _not_negative("temperature", temperature), _not_negative("cfg_scale", cfg_scale)
+    mask_id, eos_id, eot_id = integer("mask_id", mask_id), integer("eos_id", eos_id), integer("eot_id", eot_id)
     device = getattr(model, "device", None)
     if not isinstance(device, (str, torch.device)):
         device = prompt.device
@@ -194,10 +193,10 @@ class _Forward:
         canvas = torch.cat([x, x.masked_fill(self.prompt, self.mask_id)]) if self.guided else x
         output = self.model(canvas, **self.kwargs)
         logits = getattr(output, "logits", output)
-        _require_type(isinstance(logits, torch.Tensor), "model", "must return logits, or an object that has them",
+        require_type(isinstance(logits, torch.Tensor), "model", "must return logits, or an object that has them",
                       type(output).__name__)
         fits = logits.dim() == 3 and len(logits) == len(canvas) and logits.shape[1] in (self.width, length)
-        _require(fits, "model", f"must return logits [{len(canvas)}, {self.width}, V]", list(logits.shape))
+        require(fits, "model", f"must return logits [{len(canvas)}, {self.width}, V]", list(logits.shape))
         if logits.stride(-1) != 1:
             logits = logits.contiguous()
 
@@ -282,71 +281,47 @@ def _plan(steps, gen_length, block_length):
 
     A block is all masks when its turn comes, so that nothing has to be counted on the device.
     """
-    _require(gen_length % block_length == 0, "gen_length", f"must be a multiple of block_length ({block_length})",
+    require(gen_length % block_length == 0, "gen_length", f"must be a multiple of block_length ({block_length})",
              gen_length)
     blocks = gen_length // block_length
-    _require(steps % blocks == 0, "steps", f"must be a multiple of the number of blocks ({blocks})", steps)
+    require(steps % blocks == 0, "steps", f"must be a multiple of the number of blocks ({blocks})", steps)
     masks = torch.ones(1, block_length, dtype=torch.bool)
     return blocks, get_num_transfer_tokens(masks, steps // blocks)[0].tolist()
 
 
 def _check_inputs(prompt, attention_mask, seed):
-    _require_tensor("prompt", prompt)
-    _require_type(prompt.dtype in (torch.int64, torch.int32), "prompt", "dtype must be int64 or int32",
+    tensor("prompt", prompt)
+    require_type(prompt.dtype in (torch.int64, torch.int32), "prompt", "dtype must be int64 or int32",
                   _dtype(prompt))
-    _require(prompt.dim() == 2, "prompt", "must have 2 dimensions [B, P]", list(prompt.shape))
+    require(prompt.dim() == 2, "prompt", "must have 2 dimensions [B, P]", list(prompt.shape))
     if attention_mask is not None:
-        _require_tensor("attention_mask", attention_mask)
-        _require(attention_mask.shape == prompt.shape, "attention_mask", f"shape must be {list(prompt.shape)}",
+        tensor("attention_mask", attention_mask)
+        require(attention_mask.shape == prompt.shape, "attention_mask", f"shape must be {list(prompt.shape)}",
                  list(attention_mask.shape))
     if isinstance(seed, torch.Tensor):
-        _require_type(seed.dtype == torch.int64, "seed", "dtype must be int64", _dtype(seed))
-        _require(list(seed.shape) == [len(prompt)], "seed", f"shape must be [{len(prompt)}]", list(seed.shape))
+        require_type(seed.dtype == torch.int64, "seed", "dtype must be int64", _dtype(seed))
+        require(list(seed.shape) == [len(prompt)], "seed", f"shape must be [{len(prompt)}]", list(seed.shape))
     elif seed is not None:
-        _integer("seed", seed)
+        integer("seed", seed)
 
 
 def _check_options(remasking, logits_to_keep):
-    _require(remasking in ("low_confidence", "random"), "remasking", "must be low_confidence or random", remasking)
-    _require(logits_to_keep in ("auto", "positions", "last", "all"), "logits_to_keep",
+    require(remasking in ("low_confidence", "random"), "remasking", "must be low_confidence or random", remasking)
+    require(logits_to_keep in ("auto", "positions", "last", "all"), "logits_to_keep",
              "must be auto, positions, last or all", logits_to_keep)
 
 
-def _number(argument, value):
-    _require_type(isinstance(value, numbers.Real), argument, "must be a number", type(value).__name__)
-    _require(math.isfinite(value) and value >= 0, argument, "must be finite and >= 0", value)
-    return float(value)
-
-
-def _integer(argument, value):
-    """An int64, from any type that counts."""
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{argument}: must be an int, got {type(value).__name__}") from None
-    _require(-(2**63) <= value < 2**63, argument, "must fit in int64", value)
+def _not_negative(argument, value):
+    value = number(argument, value)
+    require(math.isfinite(value) and value >= 0, argument, "must be finite and >= 0", value)
     return value
 
 
 def _at_least_one(argument, value):
-    value = _integer(argument, value)
-    _require(value >= 1, argument, "must be >= 1", value)
+    value = integer(argument, value)
+    require(value >= 1, argument, "must be >= 1", value)
     return value
 
 
-def _require(condition, argument, rule, value):
-    if not condition:
-        raise ValueError(f"{argument}: {rule}, got {value}")
-
-
-def _require_type(condition, argument, rule, value):
-    if not condition:
-        raise TypeError(f"{argument}: {rule}, got {value}")
-
-
-def _require_tensor(argument, value):
-    _require_type(isinstance(value, torch.Tensor), argument, "must be a tensor", type(value).__name__)
-
-
-def _dtype(tensor):
-    return str(tensor.dtype).removeprefix("torch.")
+def _dtype(x):
+    return str(x.dtype).removeprefix("torch.")

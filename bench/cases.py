@@ -1,0 +1,144 @@
+"""What is measured: one frozen `Case` per problem, and the named sets the command line offers. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator
+
+# Vocabulary of each model's logits; Sumi's is odd on purpose (rows are not 16-byte aligned).
+VOCAB = {"llada": 126464, "dream": 152064, "llada2": 157184, "sumi": 100278}
+DTYPES = ("fp32", "bf16", "fp16")
+DISTS = ("normal3", "peaked", "huge")
+OURS = "dlm_kernels"  # the provider that the others are compared with
+OPS = ("denoise_step", "topk_unmask")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One problem. A canvas of `batch` sequences, `rows` positions in total, `open_rows` of them still masked.
+
+    op "denoise_step": logits `[batch, rows / batch, vocab]` to `k` committed tokens per sequence, whole step.
+    op "topk_unmask": tokens and confidences are given, only ranking and writing is measured (vocab is not read).
+    dist: "normal3" = N(0, 3); "peaked" = N(0, 2) with a few raised tokens per row, as trained models give;
+    "huge" = rows around +-300, for accuracy.
+    """
+
+    op: str = "denoise_step"
+    model: str = "llada"
+    batch: int = 1
+    rows: int = 256
+    vocab: int = VOCAB["llada"]
+    dtype: str = "bf16"
+    temperature: float = 0.0
+    dist: str = "normal3"
+    k: int = 8
+    open_rows: int = -1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field, known in (("op", OPS), ("dtype", DTYPES), ("dist", DISTS)):
+            if getattr(self, field) not in known:
+                raise ValueError(f"{field}: must be one of {', '.join(known)}, got {getattr(self, field)!r}")
+        if self.batch < 1 or self.rows < 1 or self.rows % self.batch:
+            raise ValueError(f"rows: must be a positive multiple of batch ({self.batch}), got {self.rows}")
+        if self.open_rows == -1:
+            object.__setattr__(self, "open_rows", self.rows)
+        if self.open_rows % self.batch or not 0 < self.open_rows <= self.rows:
+            raise ValueError(f"open_rows: must be a multiple of batch in 1..rows, got {self.open_rows}")
+        if not 0 <= self.k <= self.open_rows // self.batch:
+            raise ValueError(
+                f"k: must be in 0..{self.open_rows // self.batch} (open positions), got {self.k}"
+            )
+
+    @property
+    def length(self) -> int:
+        """Positions per sequence."""
+        return self.rows // self.batch
+
+    @property
+    def itemsize(self) -> int:
+        return 4 if self.dtype == "fp32" else 2
+
+    @property
+    def bytes_min(self) -> int:
+        """Bytes any implementation must read: the logits rows of the open positions, once."""
+        if self.op == "topk_unmask":
+            return self.rows * 12
+        return self.open_rows * self.vocab * self.itemsize
+
+    @property
+    def group(self) -> tuple:
+        """Cases with equal groups share their logits and are timed interleaved with each other."""
+        return (self.op, self.model, self.batch, self.rows, self.vocab, self.dtype, self.dist, self.seed)
+
+    @property
+    def id(self) -> str:
+        """Stable one-line name, what `--filter` matches."""
+        opened = "" if self.open_rows == self.rows else f" open={self.open_rows}"
+        shape = f"{self.batch}x{self.length}"
+        if self.op == "topk_unmask":
+            return f"{self.op} {shape} k={self.k}{opened}"
+        return (
+            f"{self.op} {self.model} {shape}x{self.vocab} {self.dtype} T={self.temperature:g} {self.dist} "
+            f"k={self.k}{opened}"
+        )
+
+
+def _product(
+    rows: Iterable[int], dtypes: Iterable[str], temperatures: Iterable[float], **fixed
+) -> Iterator[Case]:
+    for r in rows:
+        for dtype in dtypes:
+            for temperature in temperatures:
+                yield Case(rows=r, dtype=dtype, temperature=temperature, **fixed)
+
+
+def _models() -> Iterator[Case]:
+    for model, vocab in VOCAB.items():
+        yield from _product((32,), ("bf16", "fp32"), (0.0, 1.0), model=model, vocab=vocab, dist="peaked")
+
+
+def _shapes() -> Iterator[Case]:
+    """One row, a batch, a mostly filled canvas, fp16, a temperature that needs two laws."""
+    yield from _product((1,), ("bf16", "fp32"), (0.0, 1.0), k=1)
+    yield from _product((256,), ("bf16",), (0.0, 1.0), batch=8)
+    yield from _product((256,), ("bf16",), (0.0, 1.0), open_rows=16)
+    yield from _product((256,), ("fp16",), (0.0, 1.0))
+    yield from _product((256,), ("bf16", "fp32"), (0.7,))
+
+
+_STANDARD = tuple(_product((32, 256), ("bf16", "fp32"), (0.0, 1.0)))
+
+SETS: dict[str, tuple[Case, ...]] = {
+    "quick": tuple(_product((32,), ("bf16",), (0.0, 1.0))),
+    "standard": _STANDARD,
+    "bars": _STANDARD,
+    "peaked": tuple(_product((32, 256), ("bf16", "fp32"), (0.0, 1.0), dist="peaked")),
+    "models": tuple(_models()),
+    "shapes": tuple(_shapes()),
+    "select": tuple(
+        Case(op="topk_unmask", batch=b, rows=b * length, dtype="fp32", k=8)
+        for b, length in ((1, 32), (1, 256), (8, 256), (1, 4096))
+    ),
+}
+
+
+def select(name: str, pattern: str | None = None) -> list[Case]:
+    """Cases of set `name` ("all" = every set, each case once) whose id matches the regular expression `pattern`."""
+    if name != "all" and name not in SETS:
+        raise ValueError(f"set: must be one of {', '.join([*SETS, 'all'])}, got {name!r}")
+    try:
+        wanted = re.compile(pattern or "")
+    except re.error as error:
+        raise ValueError(f"filter: must be a regular expression ({error}), got {pattern!r}") from None
+    chosen = dict.fromkeys(case for key, cases in SETS.items() if name in (key, "all") for case in cases)
+    return [case for case in chosen if wanted.search(case.id)]
+
+
+def groups(cases: Iterable[Case]) -> list[list[Case]]:
+    """Cut into lists of cases that share their logits, in order of first appearance."""
+    found: dict[tuple, list[Case]] = {}
+    for case in cases:
+        found.setdefault(case.group, []).append(case)
+    return list(found.values())

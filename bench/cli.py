@@ -1,0 +1,186 @@
+"""`python -m dlm_kernels bench`: measure, print, keep, report. Imports torch only in the processes it starts."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import cases, machine
+
+# Seconds each provider is timed per case, and the length of one sample.
+_QUICK = {"budget_s": 0.2, "sample_s": 0.02, "min_rounds": 3, "max_rounds": 7}
+_FULL = {"sample_s": 0.05, "min_rounds": 3, "max_rounds": 25}
+_QUICK_PEERS = ["llada", "fast_dllm", "torch_fp32"]  # no compiler runs: seconds, not minutes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the bench to `parser`."""
+    sets = ", ".join([*cases.SETS, "all"])
+    add = parser.add_argument
+    add(
+        "--set",
+        default="standard",
+        metavar="NAME",
+        help=f"which cases: {sets} (default: standard); bars: with verdicts",
+    )
+    add("--quick", action="store_true", help="seconds: the set quick, against the eager peers")
+    add("--filter", metavar="REGEX", help="only cases whose name matches (see --list)")
+    add("--against", metavar="NAME,...", help="only these peers, comma-separated (see --list)")
+    add("--list", action="store_true", help="print the cases and the providers, measure nothing")
+    add("--threads", type=int, default=0, metavar="N", help="torch threads (default: what torch takes)")
+    add(
+        "--budget",
+        type=float,
+        default=3.0,
+        metavar="SECONDS",
+        help="timed seconds per provider and case (default: 3)",
+    )
+    add(
+        "--allocator",
+        choices=[*machine.ALLOCATORS, "both"],
+        help="malloc settings (default: default; bars: both)",
+    )
+    add(
+        "--isa",
+        action="store_true",
+        help="also our step on every instruction set of this machine (bars: always)",
+    )
+    add("--out", type=Path, metavar="FILE", help="append the result rows to FILE (JSON lines)")
+    add(
+        "--readme",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing; write the tables between the markers of FILE",
+    )
+    add(
+        "--check",
+        action="store_true",
+        help="with --readme: write nothing, fail if the tables are not up to date",
+    )
+    add(
+        "--results",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="rows for --readme (default: bench/results/*.jsonl)",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command. Returns 0, or 1 if a bar or the check of our own outputs failed, or 2 for bad arguments."""
+    try:
+        if args.readme:
+            return _readme(args)
+        for name in ("threads", "budget"):
+            if getattr(args, name) < 0:
+                raise ValueError(f"{name}: must be >= 0, got {getattr(args, name)}")
+        chosen = cases.select("quick" if args.quick else args.set, args.filter)
+        if args.list:
+            return _list(chosen)
+        if not chosen:
+            raise ValueError(f"filter: must match a case, got {args.filter!r} (see --list)")
+        return _measure(args, chosen)
+    except ValueError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _measure(args: argparse.Namespace, chosen: list[cases.Case]) -> int:
+    from . import bars, report
+
+    stated = args.set == "bars" and not args.quick
+    wanted = args.allocator or ("both" if stated else "default")
+    rows: list[dict] = []
+    for i, allocator in enumerate(machine.ALLOCATORS if wanted == "both" else [wanted]):
+        current: list[dict] = []
+        for row in _run(args, chosen, allocator, stated, accuracy=stated and i == 0):
+            rows.append(row)
+            if args.out:
+                _append(args.out, row)
+            if "case" not in row:
+                continue
+            if current and current[0]["case"] != row["case"]:
+                report.print_case(current)
+                current = []
+            current.append(row)
+        if current:
+            report.print_case(current)
+    report.warn(rows)
+    ours_failed = [r for r in rows if r.get("case") and r["provider"]["kind"] == "ours" and r["us"] is None]
+    for row in ours_failed:
+        print(f"FAIL {row['provider']['name']}: {row['case']['id']}: {row['skipped']}", file=sys.stderr)
+    failed = bool(ours_failed)
+    if stated:
+        found = bars.verdicts(rows)
+        report.print_bars(found)
+        failed |= any(v["verdict"] == bars.FAIL for v in found)
+    return int(failed)
+
+
+def _run(args, chosen, allocator: str, stated: bool, accuracy: bool) -> Iterator[dict]:
+    """Rows of one measuring process, as they come."""
+    peers = args.against.split(",") if args.against else _QUICK_PEERS if args.quick else None
+    job = {
+        "cases": [dataclasses.asdict(case) for case in chosen],
+        "providers": peers,
+        "isa": stated or args.isa,
+        "method": _QUICK if args.quick else {**_FULL, "budget_s": args.budget},
+        "threads": args.threads,
+        "accuracy": accuracy,
+        "progress": sys.stderr.isatty(),
+    }
+    # Idle compile workers of torch would compete for the cores that are being timed.
+    env = {"TORCHINDUCTOR_COMPILE_THREADS": "1", **machine.allocator_env(allocator, dict(os.environ))}
+    command = [sys.executable, "-m", f"{__package__}.worker", json.dumps(job)]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            for line in child.stdout:
+                yield json.loads(line)
+        except BaseException:
+            child.terminate()
+            raise
+    if child.returncode:
+        raise ValueError(f"the measuring process ended with status {child.returncode}; its message is above")
+
+
+def _append(path: Path, row: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _list(chosen: list[cases.Case]) -> int:
+    from .peers import PROVIDERS
+
+    for case in chosen:
+        print(case.id)
+    print()
+    for provider in PROVIDERS.values():
+        print(f"{provider.name:18}{provider.kind:10}{provider.about}")
+    return 0
+
+
+def _readme(args: argparse.Namespace) -> int:
+    from . import report
+
+    paths = args.results or sorted(Path("bench/results").glob("*.jsonl"))
+    if not paths:
+        raise ValueError("results: must name result files, got none (bench/results/*.jsonl is empty)")
+    for path in (args.readme, *paths):
+        if not path.is_file():
+            raise ValueError(f"results: must be existing files, got {path}")
+    up_to_date = report.readme(args.readme, report.load(paths), args.check)
+    if args.check and not up_to_date:
+        print(
+            f"bench: the tables of {args.readme} are not those of the results; run --readme", file=sys.stderr
+        )
+        return 1
+    return 0

@@ -1,0 +1,295 @@
+"""Who is measured: a registry of providers, each doing the whole step, logits to committed canvas.
+
+The eager peers follow the semantics of the published samplers (what they compute, in which dtype, in which
+order), written anew. A provider is added by one `Provider(...)` entry in PROVIDERS; check.py applies to it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+
+import torch
+
+from . import chunked, native
+from .cases import OURS, Case
+from .inputs import Inputs
+
+# step(x, uniform=None) -> (tokens, confidence), each [B, L]; writes x in place. `uniform` fp64 [B, L] replaces the
+# random numbers of providers that invert a CDF, so that their draws can be checked one by one.
+Step = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+# torch sums a softmax row in a few fp32 lanes: notes/fp32-softmax.md.
+FP32_SOFTMAX_RTOL = 5e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Provider:
+    """name, kind ("ours" | "eager" | "compiled"), one line of description, and a builder of the step.
+
+    ops: the ops it has. noise: how a draw is checked. "uniform": the CDF bracket of the given uniform; "gumbel": replay
+    of torch.rand.
+    conf_rtol: relative confidence error that its arithmetic explains, by logits dtype.
+    """
+
+    name: str
+    kind: str
+    about: str
+    build: Callable[[Inputs], Step]
+    ops: tuple[str, ...] = ("denoise_step",)
+    noise: str = "uniform"
+    conf_rtol: Callable[[torch.dtype], float] = lambda dtype: FP32_SOFTMAX_RTOL
+    context: Callable[[], AbstractContextManager] = contextlib.nullcontext
+
+
+# -- ours
+
+
+def ours(inputs: Inputs) -> Step:
+    import dlm_kernels as dlm
+
+    case, logits, mask_id = inputs.case, inputs.logits, inputs.mask_id
+    if case.op == "topk_unmask":
+
+        def unmask(x: torch.Tensor, uniform=None):
+            dlm.topk_unmask_(x, inputs.tokens, inputs.confidence, case.k, mask_id=mask_id)
+            return inputs.tokens, inputs.confidence
+
+        return unmask
+    rule = dlm.TopK(case.k)
+
+    def step(x: torch.Tensor, uniform=None):
+        out = dlm.denoise_step_(
+            x,
+            logits,
+            mask_id=mask_id,
+            rule=rule,
+            temperature=case.temperature,
+            seed=case.seed,
+            uniform=uniform,
+        )
+        return out.tokens, out.confidence
+
+    return step
+
+
+# -- eager codes as published
+
+
+def gumbel_scores(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """LLaDA's noise: exp(z) / (-log u)^T in fp64; its argmax is a draw from softmax(z / T). T = 0: the logits."""
+    if temperature == 0:
+        return logits
+    z = logits.to(torch.float64)
+    u = torch.rand_like(z)
+    return z.exp() / (-u.log()).pow(temperature)
+
+
+def _rank_each_sequence(
+    x: torch.Tensor, tokens: torch.Tensor, confidence: torch.Tensor, case: Case, mask_id: int
+):
+    """The published loop: one topk per sequence, then one indexed write."""
+    masked = x == mask_id
+    tokens = torch.where(masked, tokens, x)
+    confidence = torch.where(masked, confidence, -torch.inf)
+    transfer = torch.zeros_like(masked)
+    for b in range(x.shape[0]):
+        best = torch.topk(confidence[b], k=case.k).indices
+        transfer[b, best] = True
+    x[transfer] = tokens[transfer]
+    return tokens, confidence
+
+
+def llada(inputs: Inputs) -> Step:
+    """Confidence from a softmax in the dtype of the logits."""
+    case, logits, mask_id = inputs.case, inputs.logits, inputs.mask_id
+    if case.op == "topk_unmask":
+        return lambda x, uniform=None: _rank_each_sequence(x, inputs.tokens, inputs.confidence, case, mask_id)
+
+    def step(x: torch.Tensor, uniform=None):
+        tokens = gumbel_scores(logits, case.temperature).argmax(-1)
+        confidence = logits.softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
+        return _rank_each_sequence(x, tokens, confidence, case, mask_id)
+
+    return step
+
+
+def fast_dllm(inputs: Inputs) -> Step:
+    """As LLaDA with the softmax in fp64, at every temperature."""
+    case, logits, mask_id = inputs.case, inputs.logits, inputs.mask_id
+
+    def step(x: torch.Tensor, uniform=None):
+        tokens = gumbel_scores(logits, case.temperature).argmax(-1)
+        confidence = logits.to(torch.float64).softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
+        return _rank_each_sequence(x, tokens, confidence, case, mask_id)
+
+    return step
+
+
+# -- PyTorch as one would write it with care
+
+
+def commit_topk(
+    x: torch.Tensor, tokens: torch.Tensor, confidence: torch.Tensor, k: int, mask_id: int
+) -> None:
+    """The whole batch at once: rank the masked positions, write the first k of each sequence. In place."""
+    masked = x == mask_id
+    best = confidence.masked_fill(~masked, -torch.inf).topk(k, dim=-1).indices
+    chosen = torch.zeros_like(masked).scatter(1, best, True) & masked
+    x.copy_(torch.where(chosen, tokens, x))
+
+
+def _uniform(x: torch.Tensor, uniform: torch.Tensor | None) -> torch.Tensor:
+    return torch.rand(x.shape, dtype=torch.float64) if uniform is None else uniform
+
+
+def fp32_greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax in fp32, then its maximum: the fastest eager form (max + logsumexp is slower uncompiled)."""
+    confidence, tokens = logits.softmax(-1, dtype=torch.float32).max(-1)
+    return tokens, confidence
+
+
+def max_logsumexp(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same numbers without a probability tensor: what to give a compiler."""
+    z = logits.float()
+    best, tokens = z.max(-1)
+    return tokens, (best - z.logsumexp(-1)).exp()
+
+
+def fp32_draw(
+    logits: torch.Tensor, uniform: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax, cumsum, searchsorted, in fp32. At T != 1 the confidence needs a second softmax (its law is T = 1)."""
+    prob = logits.softmax(-1, dtype=torch.float32)
+    law = prob if temperature == 1 else (logits.float() / temperature).softmax(-1)
+    cdf = law.cumsum(-1)
+    target = uniform[..., None].float() * cdf[..., -1:]
+    tokens = torch.searchsorted(cdf, target, right=True).clamp(max=logits.shape[-1] - 1)
+    return tokens.squeeze(-1), prob.gather(-1, tokens).squeeze(-1)
+
+
+def torch_fp32(inputs: Inputs) -> Step:
+    case, logits, mask_id = inputs.case, inputs.logits, inputs.mask_id
+    if case.op == "topk_unmask":
+
+        def unmask(x: torch.Tensor, uniform=None):
+            commit_topk(x, inputs.tokens, inputs.confidence, case.k, mask_id)
+            return inputs.tokens, inputs.confidence
+
+        return unmask
+
+    def step(x: torch.Tensor, uniform=None):
+        if case.temperature == 0:
+            tokens, confidence = fp32_greedy(logits)
+        else:
+            tokens, confidence = fp32_draw(logits, _uniform(x, uniform), case.temperature)
+        commit_topk(x, tokens, confidence, case.k, mask_id)
+        return tokens, confidence
+
+    return step
+
+
+def _compiled(inputs: Inputs, greedy: Callable, draw: Callable) -> Step:
+    """torch.compile of the whole step, canvas write included. fullgraph: a silent graph break or a fall-back to eager
+    code would be timed as "compiled"."""
+    case, logits, mask_id = inputs.case, inputs.logits, inputs.mask_id
+    k, temperature = case.k, case.temperature
+
+    def whole(x: torch.Tensor, z: torch.Tensor, uniform: torch.Tensor | None):
+        tokens, confidence = greedy(z) if uniform is None else draw(z, uniform, temperature)
+        commit_topk(x, tokens, confidence, k, mask_id)
+        return tokens, confidence
+
+    compiled = torch.compile(whole, fullgraph=True, dynamic=False)
+    if temperature == 0:
+        return lambda x, uniform=None: compiled(x, logits, None)
+    return lambda x, uniform=None: compiled(x, logits, _uniform(x, uniform))
+
+
+def compiled_fp32(inputs: Inputs) -> Step:
+    return _compiled(inputs, max_logsumexp, fp32_draw)
+
+
+def compiled_chunked(inputs: Inputs) -> Step:
+    return _compiled(inputs, chunked.greedy, chunked.draw)
+
+
+# -- the registry
+
+# One rounding of a probability to 8 or 11 bits, or the error of the fp32 sum, whichever is larger.
+_SOFTMAX_RTOL = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-9, torch.float32: FP32_SOFTMAX_RTOL}
+
+
+def _registry(providers: Iterable[Provider]) -> dict[str, Provider]:
+    return {provider.name: provider for provider in providers}
+
+
+_BOTH = ("denoise_step", "topk_unmask")
+PROVIDERS = _registry(
+    [
+        Provider(OURS, "ours", "this package", ours, _BOTH, conf_rtol=lambda dtype: 2e-6),
+        Provider(
+            "llada",
+            "eager",
+            "LLaDA: fp64 Gumbel power form at T > 0, softmax in logits dtype, topk per sequence",
+            llada,
+            _BOTH,
+            noise="gumbel",
+            conf_rtol=_SOFTMAX_RTOL.__getitem__,
+        ),
+        Provider(
+            "fast_dllm",
+            "eager",
+            "Fast-dLLM: the same noise, softmax in fp64, topk per sequence",
+            fast_dllm,
+            noise="gumbel",
+            conf_rtol=lambda dtype: 1e-9,
+        ),
+        Provider(
+            "torch_fp32",
+            "eager",
+            "with care: fp32 softmax + max, or softmax + cumsum + searchsorted; batched topk",
+            torch_fp32,
+            _BOTH,
+        ),
+        Provider(
+            "compiled_fp32",
+            "compiled",
+            "torch.compile of max + logsumexp, or of softmax + cumsum + searchsorted",
+            compiled_fp32,
+        ),
+        Provider(
+            "compiled_chunked",
+            "compiled",
+            "torch.compile of our own chunked algorithm in PyTorch: the honest competitor",
+            compiled_chunked,
+        ),
+    ]
+)
+
+
+def isa_variants() -> dict[str, Provider]:
+    """Our step on the instruction sets this machine can run besides the one in use: "dlm_kernels[portable]", ..."""
+    return _registry(
+        dataclasses.replace(
+            PROVIDERS[OURS],
+            name=f"{OURS}[{isa}]",
+            about=f"this package, instruction set {isa}",
+            ops=("denoise_step",),
+            context=lambda isa=isa: native.use_isa(isa),
+        )
+        for isa in native.isas()
+        if isa != native.current_isa()
+    )
+
+
+def resolve(names: Iterable[str] | None) -> list[Provider]:
+    """Providers by name (None: all), ours first. Unknown names: ValueError listing the known ones."""
+    known = {**PROVIDERS, **isa_variants()}
+    wanted = list(PROVIDERS) if names is None else list(dict.fromkeys([OURS, *names]))
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"provider: must be one of {', '.join(known)}, got {name!r}")
+    return [known[name] for name in wanted]

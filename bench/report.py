@@ -1,0 +1,205 @@
+"""Result rows as text: tables for the terminal, Markdown for the README."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from . import bars
+from .cases import OURS
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+# Above this many involuntary context switches per second the run shared its cores with something.
+BUSY_PER_S = 20
+
+
+def _time(us: float) -> str:
+    """Three significant digits in a fitting unit."""
+    for unit, size in (("s", 1e6), ("ms", 1e3)):
+        if us >= size:
+            return f"{us / size:.3g} {unit}" if us < 1000 * size else f"{us / size:.0f} {unit}"
+    return f"{us:.3g} us"
+
+
+def _factor(value: float) -> str:
+    return f"{value:.2f}x" if value < 10 else f"{value:.0f}x"
+
+
+def _mib(size: int | None) -> str:
+    return "?" if size is None else f"{size / 2**20:.1f} MiB"
+
+
+# -- terminal
+
+
+def print_table(title: str, head: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -> None:
+    """A rich table on a terminal, aligned plain text elsewhere or without rich. The first `left` columns are flush
+    left, the others right."""
+    body = [list(map(str, line)) for line in body]
+    if sys.stdout.isatty():
+        try:
+            from rich.console import Console
+            from rich.markup import escape
+            from rich.table import Table
+        except ImportError:
+            pass
+        else:
+            table = Table(title=escape(title), title_justify="left", title_style="bold")
+            for i, name in enumerate(head):
+                table.add_column(name, justify="right" if i >= left else "left", no_wrap=not i)
+            for line in body:
+                # "dlm_kernels[avx2]" is no markup.
+                table.add_row(*map(escape, line), style="bold" if line[0].startswith(OURS) else None)
+            Console().print(table)
+            return
+    widths = [max(map(len, column)) for column in zip(head, *body)]
+    print(f"\n{title}")
+    for line in (head, *body):
+        cells = [text.rjust(w) if i >= left else text.ljust(w) for i, (text, w) in enumerate(zip(line, widths))]
+        print("  ".join(cells).rstrip(), flush=True)
+
+
+def print_case(rows: list[dict]) -> None:
+    """The side-by-side table of one case: every provider with its step time, or the reason why it has none."""
+    case, env = rows[0]["case"], rows[0]["env"]
+    title = f"{case['id']} | {env['threads']} threads, {env['allocator']} allocator, {env['backend']}"
+    head = ("provider", "step", "p10 .. p90", "time / ours", "GB/s", "extra memory", "outputs")
+    print_table(title, head, map(_case_line, rows))
+    floor = next(
+        (row["roofline"] for row in rows if row.get("roofline") and row["provider"]["name"] == OURS), None
+    )
+    if floor:
+        print(
+            f"roofline: {floor['fraction'] * 100:.0f} % ({floor['bound']} bound; read {floor['read_gbps']:.1f} GB/s, "
+            f"exp {floor['exp_peak_gels']:.2f} Gel/s per thread); "
+            f"{floor['fraction_together'] * 100:.0f} % of what the threads reach together "
+            f"({floor['exp_peak_gels_all_threads']:.2f} Gel/s)"
+        )
+
+
+def _case_line(row: dict) -> tuple[str, ...]:
+    name, us = row["provider"]["name"], row["us"]
+    if us is None:
+        return (name, "-", "-", "-", "-", "-", row["skipped"])
+    ties = f" ({row['check']['ties']} tied)" if row["check"]["ties"] else ""
+    spread = f"{_time(us['p10'])} .. {_time(us['p90'])}"
+    ratio = _factor(row["ratio"]["median"]) if row["ratio"] else "-"
+    memory = _mib(row["peak_extra_bytes"])
+    return (name, _time(us["median"]), spread, ratio, f"{row['gbps']:.2f}", memory, f"checked{ties}")
+
+
+def print_bars(found: list[dict]) -> None:
+    """Every bar with its measured value, then the count; fails are marked, never left out."""
+    body = [(v["work"], v["against"], v["required"], v["measured"], v["verdict"]) for v in found]
+    print_table("what must be reached", ("work", "against", "required", "measured", "verdict"), body, left=2)
+    print(bars.summary(found))
+
+
+def warn(rows: list[dict]) -> None:
+    """Say on stderr what makes these numbers worth less."""
+    if any(row["env"]["backend"] == "reference" for row in rows if "env" in row):
+        print(
+            "note: the native library is not loaded; dlm_kernels was timed on its PyTorch reference",
+            file=sys.stderr,
+        )
+    if (switches := bars.busy(rows)) > BUSY_PER_S:
+        print(
+            f"note: {switches:.0f} involuntary context switches per second; a busy machine flatters the fused step",
+            file=sys.stderr,
+        )
+
+
+# -- files
+
+
+def load(paths: Iterable[Path]) -> list[dict]:
+    """Rows of JSON-lines files, oldest first; ValueError naming file and line for a row of another schema."""
+    rows = []
+    for path in paths:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            row = json.loads(line)
+            if row.get("schema") != "dlm_bench/1":
+                raise ValueError(f"{path}:{number}: schema must be dlm_bench/1, got {row.get('schema')!r}")
+            rows.append(row)
+    return sorted(rows, key=lambda row: row["time"])
+
+
+def _markdown(head: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -> list[str]:
+    line = "| {} |".format
+    return [
+        line(" | ".join(head)),
+        "|" + "---|" * left + "---:|" * (len(head) - left),
+        *(line(" | ".join(b)) for b in body),
+        "",
+    ]
+
+
+def markdown(rows: list[dict]) -> str:
+    """The README's tables, machine by machine: per temperature the time of each step and its ratio to ours, then what
+    must be reached."""
+    out: list[str] = []
+    for machine in dict.fromkeys(map(_machine, rows)):
+        here = [row for row in rows if _machine(row) == machine]
+        out += [f"{machine}{_busy_note(here)}:", ""]
+        timed = [row for row in here if row.get("us") and row["case"]["op"] == "denoise_step"]
+        for dist, temperature in sorted({(row["case"]["dist"], row["case"]["temperature"]) for row in timed}):
+            found = [r for r in timed if (r["case"]["dist"], r["case"]["temperature"]) == (dist, temperature)]
+            law = {"normal3": "N(0, 3)"}.get(dist, dist)
+            out += [f"One denoise step, temperature {temperature:g}, {law} logits: time (time / ours).", ""]
+            out += _markdown(*_speed_table(found))
+        found = bars.verdicts(here)
+        if any(v["verdict"] != bars.UNKNOWN for v in found):
+            out += [f"What must be reached: {bars.summary(found)}.", ""]
+            body = [
+                (v["work"], v["against"], v["required"], v["measured"], _loud(v["verdict"])) for v in found
+            ]
+            out += _markdown(("work", "against", "required", "measured", "verdict"), body, left=2)
+    return "\n".join(out).rstrip() + "\n"
+
+
+def _busy_note(rows: list[dict]) -> str:
+    switches = bars.busy(rows)
+    return f" (a busy machine: {switches:.0f} involuntary switches/s)" if switches > BUSY_PER_S else ""
+
+
+def _loud(verdict: str) -> str:
+    return f"**{verdict}**" if verdict == bars.FAIL else verdict
+
+
+def _machine(row: dict) -> str:
+    env = row["env"]
+    isa = " ".join(flag for flag in env["isa"] if flag in ("avx2", "avx512f", "asimd", "sve"))
+    return f"{env['cpu']} (family/model {env['cpu_family']}, {isa}), {env['threads']} threads, torch {env['torch']}"
+
+
+def _speed_table(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """Providers down, (rows x V, dtype, allocator) across; a cell is the time and the ratio to ours."""
+    cells: dict[tuple[str, str], str] = {}
+    for row in rows:  # later rows win: the newest run of a problem is the one shown
+        case, name = row["case"], row["provider"]["name"]
+        column = f"{_shape(case)} {case['dtype']}, {row['env']['allocator']}"
+        ratio = f" ({_factor(row['ratio']['median'])})" if row["ratio"] and name != OURS else ""
+        cells[name, column] = _time(row["us"]["median"]) + ratio
+    names, columns = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
+    return ["", *columns], [[name, *(cells.get((name, column), "-") for column in columns)] for name in names]
+
+
+def _shape(case: dict) -> str:
+    rows = str(case["rows"]) if case["batch"] == 1 else f"{case['batch']} x {case['rows'] // case['batch']}"
+    opened = "" if case["open_rows"] == case["rows"] else f" ({case['open_rows']} open)"
+    return f"{rows}{opened} x {case['vocab']}"
+
+
+def readme(path: Path, rows: list[dict], check: bool) -> bool:
+    """Put the tables between the markers of the file at `path`. Returns whether they were up to date; with `check`
+    nothing is written. ValueError if the markers are missing."""
+    text = path.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{path}: must hold {BEGIN} and {END} once each")
+    head, rest = text.split(BEGIN)
+    fresh = f"{head}{BEGIN}\n\n{markdown(rows)}\n{END}{rest.split(END)[1]}"
+    if fresh != text and not check:
+        path.write_text(fresh)
+    return fresh == text

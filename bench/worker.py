@@ -1,0 +1,49 @@
+"""The measuring process. The command line starts one per allocator, because malloc reads its settings at start.
+
+`python -m dlm_kernels.bench.worker JOB` (JOB: JSON, see `main`) writes one result row per line to stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+
+def main(job: dict) -> None:
+    """Keys: cases (list of Case fields), providers (names or null), isa (add one provider per instruction set), method
+    (timing.Method fields), threads (0: what torch takes), accuracy (add those rows), progress (lines on stderr)."""
+    import torch
+
+    from . import accuracy, machine, measure, peers
+    from .cases import Case
+    from .timing import Method
+
+    out, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not land between the rows
+
+    def emit(row: dict) -> None:
+        print(json.dumps(row), file=out, flush=True)
+
+    def progress(text: str) -> None:
+        if job["progress"]:
+            print(text, file=sys.stderr, flush=True)
+
+    threads = job["threads"] or torch.get_num_threads()
+    if job["accuracy"]:
+        progress("accuracy: confidence against fp64, draws on a grid")
+        env = machine.describe(threads)
+        for row in accuracy.rows(threads):
+            emit({"schema": measure.SCHEMA, "time": measure.now(), **row, "env": env})
+    providers = peers.resolve(job["providers"]) + (list(peers.isa_variants().values()) if job["isa"] else [])
+    measure.side_by_side(
+        [Case(**fields) for fields in job["cases"]],
+        providers,
+        threads=threads,
+        method=Method(**job["method"]),
+        roofline=True,
+        on_row=emit,
+        on_progress=progress,
+    )
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
