@@ -26,10 +26,10 @@ def tensor(argument, value):
 
 def integer(argument, value):
     """An int64, from any type that counts, or a symbolic one under torch.compile."""
-    if isinstance(value, torch.SymInt):
+    if type(value) is not int and isinstance(value, torch.SymInt):
         return value
     try:
-        if isinstance(value, bool):
+        if value is True or value is False:
             raise TypeError
         value = operator.index(value)
     except TypeError:
@@ -40,6 +40,8 @@ def integer(argument, value):
 
 def number(argument, value):
     """A float, from any real number."""
+    if type(value) is float:
+        return value
     real = isinstance(value, (numbers.Real, torch.SymInt, torch.SymFloat)) and not isinstance(value, bool)
     require_type(real, argument, "must be a number", type(value).__name__)
     return float(value)

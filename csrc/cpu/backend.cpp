@@ -9,19 +9,23 @@ namespace dlm::cpu {
 namespace {
 
 // Candidate rows of every sequence, grouped: packed rows may name sequences in any order.
-template <class IsCandidate>
-int64_t group_candidates(const Geometry& g, int64_t batch, const Scratch& scratch, IsCandidate is_candidate) {
+int64_t group_candidates(const Geometry& g, const DecideParams& d, const Scratch& scratch) {
+  const int64_t batch = d.x.shape[0];
   std::fill(scratch.offset, scratch.offset + batch + 1, 0);
-  const auto each = [&](auto visit) {
-    for (int64_t row = 0; row < g.num_rows; ++row) {
-      const Place at = place_of(g, row);
-      if (at.b >= 0 && is_candidate(at)) visit(row, at.b);
-    }
-  };
-  each([&](int64_t, int64_t b) { ++scratch.offset[b + 1]; });
+  if (!g.packed) {  // dense rows come grouped
+    int64_t n = 0;
+    for_each_place(g, [&](int64_t row, const Place& at) {
+      if (is_candidate(d, at)) scratch.candidate[n++] = row;
+      scratch.offset[at.b + 1] = n;
+    });
+    return n;
+  }
+  for_each_place(g, [&](int64_t, const Place& at) { scratch.offset[at.b + 1] += at.b >= 0 && is_candidate(d, at); });
   for (int64_t b = 0; b < batch; ++b) scratch.offset[b + 1] += scratch.offset[b];
   const int64_t total = scratch.offset[batch];
-  each([&](int64_t row, int64_t b) { scratch.candidate[scratch.offset[b]++] = row; });
+  for_each_place(g, [&](int64_t row, const Place& at) {
+    if (is_candidate(d, at)) scratch.candidate[scratch.offset[at.b]++] = row;
+  });
   for (int64_t b = batch; b > 0; --b) scratch.offset[b] = scratch.offset[b - 1];
   scratch.offset[0] = 0;
   return total;
@@ -47,8 +51,8 @@ struct Counts {
 
 // Rank, accept and commit the eligible rows of one sequence; `eligible` are at scratch.ranked + offset[b].
 template <class Token>
-Counts commit_sequence(const DecideParams& d, const RuleParams& rule, const Geometry& g, const Scratch& scratch, int64_t b,
-                       int64_t eligible, bool* committed, Token token) {
+Counts commit_sequence(const DecideParams& d, const RuleParams& rule, const Scratch& scratch, int64_t b, int64_t eligible,
+                       bool* committed, Token token) {
   Ranked* const ranked = scratch.ranked + scratch.offset[b];
   rank(ranked, eligible, rule.rule == kTopK ? min_of(rule.quota, eligible) : eligible);
   Counts out;
@@ -58,7 +62,7 @@ Counts commit_sequence(const DecideParams& d, const RuleParams& rule, const Geom
   for (int64_t i = 0; i < out.committed; ++i) {
     const int64_t row = ranked[i].row;
     committed[row] = true;
-    out.open += commit(d, place_of(g, row), token(row));
+    out.open += commit(d, Place{b, ranked[i].position}, token(row));
   }
   return out;
 }
@@ -106,13 +110,13 @@ void draw_tokens(const DrawArgs& a, const Resolved& r, const dlm_executor* execu
     a.bad[row] = bad;
   };
   int64_t real = 0;
-  for (int64_t row = 0; row < g.num_rows; ++row) {
-    if (place_of(g, row).b >= 0) {
+  for_each_place(g, [&](int64_t row, const Place& at) {
+    if (at.b >= 0) {
       scratch.candidate[real++] = row;
     } else {
       store(row, DrawnRow{}, false);  // padding
     }
-  }
+  });
   for_each_row(
       kernels, executor, scratch, real, r.vocab,
       [&](int64_t i) { return drawer.job(scratch, scratch.candidate[i], place_of(g, scratch.candidate[i])); },
@@ -130,12 +134,12 @@ void denoise_step(const StepArgs& a, const Resolved& r, const dlm_executor* exec
   const int64_t batch = d.x.shape[0];
   const Drawer drawer(a.sweep, a.draw, r, r.rule == kEntropyBudget);
   prepare_excluded(a.sweep, scratch);
-  for (int64_t row = 0; row < g.num_rows; ++row) {
-    store_int(a.tokens, d.x.dtype, row, token_on_canvas(d.x, place_of(g, row)));
+  for_each_place(g, [&](int64_t row, const Place& at) {
+    store_int(a.tokens, d.x.dtype, row, token_on_canvas(d.x, at));
     a.confidence[row] = -kInfinity;
     a.committed[row] = false;
-  }
-  const int64_t count = group_candidates(g, batch, scratch, [&](const Place& at) { return is_candidate(d, at); });
+  });
+  const int64_t count = group_candidates(g, d, scratch);
   for_each_row(
       kernels, executor, scratch, count, r.vocab,
       [&](int64_t i) { return drawer.job(scratch, scratch.candidate[i], place_of(g, scratch.candidate[i])); },
@@ -167,7 +171,7 @@ void denoise_step(const StepArgs& a, const Resolved& r, const dlm_executor* exec
     rule.strict = d.strict;
     rule.level = d.level;
     rule.quota = int_at(d.quota, b);
-    const Counts counts = commit_sequence(d, rule, g, scratch, b, eligible, a.committed,
+    const Counts counts = commit_sequence(d, rule, scratch, b, eligible, a.committed,
                                           [&](int64_t row) { return load_int(a.tokens, d.x.dtype, row); });
     a.num_committed[b] = counts.committed;
     a.num_open[b] = counts.open;
@@ -180,7 +184,7 @@ void topk_unmask(const UnmaskArgs& a, const Resolved& r, const dlm_executor*, co
   const DecideParams& d = a.decide;
   const int64_t batch = d.x.shape[0];
   std::fill(a.committed, a.committed + g.num_rows, false);
-  group_candidates(g, batch, scratch, [&](const Place& at) { return is_candidate(d, at); });
+  group_candidates(g, d, scratch);
   for (int64_t b = 0; b < batch; ++b) {
     Ranked* const ranked = scratch.ranked + scratch.offset[b];
     int64_t eligible = 0, bad = 0;
@@ -195,7 +199,7 @@ void topk_unmask(const UnmaskArgs& a, const Resolved& r, const dlm_executor*, co
     }
     RuleParams rule;
     rule.quota = int_at(d.quota, b);
-    const Counts counts = commit_sequence(d, rule, g, scratch, b, eligible, a.committed, [&](int64_t row) {
+    const Counts counts = commit_sequence(d, rule, scratch, b, eligible, a.committed, [&](int64_t row) {
       return load_int(a.tokens.data, d.x.dtype, row_offset(g, a.tokens, row));
     });
     a.num_committed[b] = counts.committed;
