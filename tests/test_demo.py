@@ -1,0 +1,331 @@
+"""The demo: shipped files, generation, what it prints, what it refuses, and the script that trained it."""
+
+import argparse
+import hashlib
+import importlib.util
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+for package in ("rich", "safetensors", "tokenizers"):
+    pytest.importorskip(package)
+
+from rich.console import Console  # noqa: E402
+
+from dlm_kernels.demo import cli, sampling, settings, show, table  # noqa: E402
+from dlm_kernels.demo.canvas import MASK, canvas_text  # noqa: E402
+from dlm_kernels.demo.frame import State  # noqa: E402
+from dlm_kernels.demo.masked import BLOCK, split_evenly, view  # noqa: E402
+
+# Psalm 68:1-10, King James Version (1611, public domain). These verses were held out of the training.
+HELD_OUT = """\
+Let God arise, let his enemies be scattered: let them also that hate him flee before him.
+As smoke is driven away, so drive them away: as wax melteth before the fire, so let the wicked perish at the presence of God.
+But let the righteous be glad; let them rejoice before God: yea, let them exceedingly rejoice.
+Sing unto God, sing praises to his name: extol him that rideth upon the heavens by his name JAH, and rejoice before him.
+A father of the fatherless, and a judge of the widows, is God in his holy habitation.
+God setteth the solitary in families: he bringeth out those which are bound with chains: but the rebellious dwell in a dry land.
+O God, when thou wentest forth before thy people, when thou didst march through the wilderness; Selah:
+The earth shook, the heavens also dropped at the presence of God: even Sinai itself was moved at the presence of God.
+Thou, O God, didst send a plentiful rain, whereby thou didst confirm thine inheritance, when it was weary.
+Thy congregation hath dwelt therein: thou, O God, hast prepared of thy goodness for the poor.
+"""  # noqa: E501
+
+TRAIN = Path(__file__).parents[1] / "examples" / "tiny_dlm" / "train.py"
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """Six generations without a prompt, two tokens per step."""
+    return [sampling.generate("", seed=seed, length=64, steps=32).text for seed in range(6)]
+
+
+def denoising_loss(text: str) -> float:
+    """Mean cross-entropy (nats) of the masked tokens of `text` with a quarter, half and three quarters masked, over its
+    windows; the same masks for every text of the same length."""
+    model, tokenizer = sampling.load()
+    ids = torch.tensor(tokenizer.encode(text))
+    losses = []
+    for window in ids.split(model.config.window):
+        rank = torch.rand(len(window), generator=torch.Generator().manual_seed(0)).argsort().argsort()
+        for share in (0.25, 0.5, 0.75):
+            masked = rank < max(1, int(share * len(window)))
+            with torch.no_grad():
+                logits = model(torch.where(masked, model.config.mask_id, window)[None])[0]
+            losses.append(torch.nn.functional.cross_entropy(logits[masked], window[masked]))
+    return float(torch.stack(losses).mean())
+
+
+def distinct_pairs(text: str) -> float:
+    """Share of the word pairs of `text` that are not repeats of an earlier pair."""
+    words = text.split()
+    pairs = list(zip(words, words[1:], strict=False))
+    return len(set(pairs)) / len(pairs)
+
+
+# -- shipped files ---------------------------------------------------------------------------------------------------
+
+
+def test_assets_match_their_checksums():
+    lines = (sampling.ASSETS / "SHA256SUMS").read_text().splitlines()
+    assert {line.split()[1] for line in lines} == {"masked.safetensors", "tokenizer.json"}
+    for line in lines:
+        digest, name = line.split()
+        assert hashlib.sha256((sampling.ASSETS / name).read_bytes()).hexdigest() == digest
+
+
+def test_weights_are_small_fp16_and_recorded():
+    from safetensors import safe_open
+
+    path = sampling.ASSETS / "masked.safetensors"
+    with safe_open(str(path), framework="pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
+    parameters = sum(p.numel() for p in sampling.load()[0].parameters())
+    record = json.loads((sampling.ASSETS / "masked.json").read_text())
+    assert 1e6 <= parameters <= 3e6 and path.stat().st_size < 8e6
+    assert record["parameters"] == parameters and record["curve"][-1]["step"] == record["recipe"]["steps"]
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    for path in sampling.ASSETS.iterdir():
+        shutil.copy(path, tmp_path)
+    damaged = bytearray((tmp_path / "masked.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "masked.safetensors").write_bytes(damaged)
+    with pytest.raises(RuntimeError, match="masked.safetensors: damaged"):
+        sampling.load("masked", tmp_path)
+
+
+def test_tokenizer_round_trip():
+    tokenizer = sampling.load()[1]
+    assert tokenizer.decode(tokenizer.encode(HELD_OUT)) == HELD_OUT
+    assert tokenizer.vocab_size == sampling.load()[0].config.vocab_size
+
+
+# -- generation ------------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_text():
+    one, again, other = (sampling.generate("The LORD is", seed=s, length=40, steps=20) for s in (7, 7, 8))
+    assert one == again
+    assert one.tokens != other.tokens
+
+
+def test_the_number_of_threads_changes_nothing():
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(sampling.generate("", seed=5, length=24, steps=12))
+            assert torch.get_num_threads() == threads  # restored
+    finally:
+        torch.set_num_threads(before)
+    assert results[0] == results[1]
+
+
+def test_temperature_zero_ignores_the_seed():
+    one, other = (sampling.generate("Blessed", seed=s, length=24, temperature=0, steps=12) for s in (1, 2))
+    assert one.tokens == other.tokens
+
+
+@pytest.mark.parametrize("prompt", ["", "And God said, Let there be", "In those days\nthere was"])
+def test_prompt_is_kept_and_length_holds(prompt):
+    result = sampling.generate(prompt, seed=1, length=30, steps=10)
+    tokenizer = sampling.load()[1]
+    given_ids = tokenizer.encode(prompt)
+    assert result.text.startswith(prompt)
+    assert result.tokens[: len(given_ids)] == given_ids and len(result.tokens) == len(given_ids) + 30
+    assert max(result.tokens) < tokenizer.vocab_size  # no mask is left
+    assert result.steps == 10
+
+
+@pytest.mark.parametrize("prompt", ["", HELD_OUT])
+def test_canvas_longer_than_the_window(prompt):
+    """Blocks are done one after another: no later block opens before the earlier ones are full."""
+    frames = []
+    result = sampling.generate(prompt, seed=2, length=170, steps=34, on_frame=frames.append)
+    assert len(result.tokens) > sampling.load()[0].config.window
+    assert result.steps == 34 and State.OPEN not in frames[-1].states
+    for frame in frames[1:]:
+        done = [i for i, state in enumerate(frame.states) if state in (State.COMMITTED, State.KEPT)]
+        todo = [i for i, state in enumerate(frame.states) if state is State.OPEN]
+        assert not todo or max(done) - min(todo) < BLOCK
+
+
+@given(st.integers(1, 300), st.data())
+def test_the_view_holds_the_block(length, data):
+    begin = data.draw(st.integers(0, length - 1))
+    first, last = view(begin, length, window=96)
+    assert 0 <= first <= begin and min(begin + BLOCK, length) <= last <= length
+    assert last - first == min(length, 96)
+
+
+def test_frames_tell_what_happened():
+    frames = []
+    sampling.generate("And it came to pass", seed=3, length=25, steps=8, on_frame=frames.append)
+    assert [frame.step for frame in frames] == list(range(9)) and {frame.steps for frame in frames} == {8}
+    for before, after in zip(frames, frames[1:], strict=False):
+        for i, (old, new) in enumerate(zip(before.states, after.states, strict=True)):
+            if new is State.COMMITTED:
+                assert old is State.OPEN
+            elif old is not State.OPEN:
+                assert before.ids[i] == after.ids[i]
+            assert (old is State.GIVEN) == (new is State.GIVEN)
+        assert State.COMMITTED in after.states
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=6), st.integers(1, 700))
+def test_quotas_add_up(opened, steps):
+    shares = split_evenly(opened, steps)
+    assert [sum(share) for share in shares] == opened
+    assert all(quota >= 1 for share in shares for quota in share)
+    blocks = sum(tokens > 0 for tokens in opened)
+    assert sum(map(len, shares)) <= max(steps, blocks) + blocks
+
+
+# -- quality ---------------------------------------------------------------------------------------------------------
+
+
+def test_text_reads_like_the_training_text(texts):
+    """The denoiser finds its text as plausible as held-out verses, and it is not plausible by being repetitive."""
+    generated = "\n".join(texts)
+    assert denoising_loss(generated) < denoising_loss(HELD_OUT) + 0.25
+    assert distinct_pairs(generated) > 0.6
+    assert len(set(texts)) == len(texts)
+
+
+def test_the_quality_measures_tell_text_from_noise():
+    tokenizer = sampling.load()[1]
+    ids = tokenizer.encode(HELD_OUT)
+    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))
+    shuffled = tokenizer.decode([ids[i] for i in order])
+    noise = tokenizer.decode(torch.randint(tokenizer.vocab_size, (len(ids),)).tolist())
+    assert denoising_loss(HELD_OUT) < 0.8 * denoising_loss(shuffled) < 0.8 * denoising_loss(noise)
+    assert distinct_pairs("and the LORD said unto them, " * 20) < 0.1
+
+
+# -- display ---------------------------------------------------------------------------------------------------------
+
+
+def shown(terminal: bool, **arguments) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80, color_system="truecolor")
+    show.run("And God said", seed=4, length=20, steps=5, table=False, console=console, **arguments)
+    return console.file.getvalue()
+
+
+def test_plain_output_without_a_terminal():
+    output = shown(terminal=False)
+    assert "\x1b" not in output
+    lines = output.splitlines()
+    assert "step 0/5  And God said _ _" in output and any(line.startswith("step 5/5") for line in lines)
+    text = sampling.generate("And God said", seed=4, length=20, steps=5).text
+    assert text in output
+
+
+def test_live_output_on_a_terminal():
+    output = shown(terminal=True)
+    assert "\x1b[" in output and MASK.strip() in output and "5/5" in output
+
+
+def test_canvas_styles():
+    frames = []
+    sampling.generate("And God said", seed=4, length=20, steps=5, on_frame=frames.append)
+    text = canvas_text(frames[2], sampling.load()[1])
+    assert {span.style for span in text.spans} == {"cyan", "grey50", "bold green", "default"}
+
+
+def test_table_from_real_measurements():
+    """The rows of the bench are what the table reads, at a size that takes no time."""
+    from dlm_kernels.bench.cases import Case
+    from dlm_kernels.bench.measure import side_by_side
+    from dlm_kernels.bench.timing import Method
+
+    cases = [Case(rows=8, vocab=1000, dtype="fp32", temperature=t, k=2) for t in (0.0, 1.0)]
+    rows = side_by_side(cases, [table.PEER], method=Method(budget_s=0.01, min_rounds=1, max_rounds=2))
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table.build_table(rows))
+    output = console.file.getvalue()
+    assert "8/8 same" in output and "8/8 exact" in output
+    assert max(map(len, output.splitlines())) <= 80
+
+
+# -- command line ----------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    return cli.main(parser.parse_args(arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--steps", "0"), "steps: must be >= 1, got 0"),
+        (("--steps", "-3"), "steps: must be >= 1, got -3"),
+        (("--temperature", "-0.5"), "temperature: must be finite and >= 0, got -0.5"),
+        (("--temperature", "nan"), "temperature: must be finite and >= 0, got nan"),
+        (("--length", "0"), "length: must be in 1..4096, got 0"),
+        (("--seed", str(2**63)), f"seed: must fit in 64 bits, got {2**63}"),
+        (("--prompt", "naïve 日本"), "prompt: characters must occur in the training text, got '"),
+    ],
+)
+def test_bad_arguments(arguments, message, capsys):
+    assert command(*arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+
+
+@pytest.mark.parametrize("arguments", [("--steps", "many"), ("--family", "causal"), ("--unknown",)])
+def test_arguments_the_parser_refuses(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        command(*arguments)
+    assert exit_info.value.code == 2 and arguments[0] in capsys.readouterr().err
+
+
+def test_command_prints_the_text(capsys):
+    assert command("--no-table", "--prompt", "", "--seed", "9", "--length", "16", "--steps", "4") == 0
+    assert sampling.generate("", seed=9, length=16, steps=4).text in capsys.readouterr().out
+
+
+def test_missing_package_is_named(monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rich" else found(name))
+    assert command("--no-table") == 1
+    assert capsys.readouterr().err == "the demo needs rich: pip install rich\n"
+
+
+def test_unknown_family():
+    with pytest.raises(settings.ArgumentError, match="family: must be one of masked, got 'causal'"):
+        sampling.generate(family="causal")
+
+
+# -- training --------------------------------------------------------------------------------------------------------
+
+
+def test_training_script_writes_what_the_demo_reads(tmp_path):
+    text, out = tmp_path / "text.txt", tmp_path / "out"
+    text.write_text(HELD_OUT * 30, encoding="utf-8")
+    small = "--vocab 120 --dim 32 --layers 1 --heads 2 --window 24 --batch 8 --steps 4 --save-every 2".split()
+    run = subprocess.run(
+        [sys.executable, str(TRAIN), "--text", str(text), "--out", str(out), *small],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    record = json.loads((out / "masked.json").read_text())
+    assert [point["step"] for point in record["curve"]] == [2, 4] and record["recipe"]["dim"] == 32
+    names = ("masked.safetensors", "tokenizer.json")
+    sums = [f"{hashlib.sha256((out / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    assert (out / "SHA256SUMS").read_text() == "".join(sums)
+    model, tokenizer = sampling.load("masked", out)
+    assert model.config.vocab_size == tokenizer.vocab_size and not model.training
