@@ -68,6 +68,4 @@ def rows(threads: int) -> list[dict]:
             found.append(("grid", f"{GRID_DRAWS} draws, V={_GRID_VOCAB}", grid_deviation(), ""))
         else:
             found.append(("grid", "", None, "native library not loaded; the reference would take hours"))
-    return [
-        {"accuracy": kind, "what": what, "value": value, "skipped": why} for kind, what, value, why in found
-    ]
+    return [{"accuracy": kind, "what": what, "value": value, "skipped": why} for kind, what, value, why in found]

@@ -47,9 +47,7 @@ class Case:
         if self.open_rows % self.batch or not 0 < self.open_rows <= self.rows:
             raise ValueError(f"open_rows: must be a multiple of batch in 1..rows, got {self.open_rows}")
         if not 0 <= self.k <= self.open_rows // self.batch:
-            raise ValueError(
-                f"k: must be in 0..{self.open_rows // self.batch} (open positions), got {self.k}"
-            )
+            raise ValueError(f"k: must be in 0..{self.open_rows // self.batch} (open positions), got {self.k}")
 
     @property
     def length(self) -> int:
@@ -85,9 +83,7 @@ class Case:
         )
 
 
-def _product(
-    rows: Iterable[int], dtypes: Iterable[str], temperatures: Iterable[float], **fixed
-) -> Iterator[Case]:
+def _product(rows: Iterable[int], dtypes: Iterable[str], temperatures: Iterable[float], **fixed) -> Iterator[Case]:
     for r in rows:
         for dtype in dtypes:
             for temperature in temperatures:

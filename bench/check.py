@@ -44,9 +44,7 @@ def check(provider: Provider, step: Step, inputs: Inputs) -> Result:
     case, x = inputs.case, inputs.canvas.clone()
     torch.manual_seed(case.seed)
     with provider.context():
-        tokens, confidence = step(
-            x, inputs.uniform if provider.noise == "uniform" and case.temperature else None
-        )
+        tokens, confidence = step(x, inputs.uniform if provider.noise == "uniform" and case.temperature else None)
     shape = tuple(inputs.canvas.shape)
     if tuple(tokens.shape) != shape or tuple(confidence.shape) != shape:
         return Result(False, f"shapes {tuple(tokens.shape)}, {tuple(confidence.shape)}, expected {shape}")
@@ -101,17 +99,13 @@ def _check_rows(provider, inputs, tokens, confidence, opened) -> tuple[Result, t
     return result, truth.view_as(opened)
 
 
-def _judge_greedy(
-    z: torch.Tensor, token: torch.Tensor, chosen: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _judge_greedy(z: torch.Tensor, token: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(wrong, tied): wrong if the logit is not the maximum, tied if it is but a lower index has it as well."""
     best = z.amax(-1)
     return chosen != best, (chosen == best) & (z.argmax(-1) != token)
 
 
-def _judge_draw(
-    z: torch.Tensor, token: torch.Tensor, uniform: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _judge_draw(z: torch.Tensor, token: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(wrong, tied) by the bracket cdf(token - 1) <= u <= cdf(token): outside it by more than rounding, or by less.
     A token without mass is wrong."""
     weights = (z - z.amax(-1, keepdim=True)).exp()

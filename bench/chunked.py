@@ -58,16 +58,12 @@ def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     top, mass = _partials(logits)
     best, which = top.max(-1)
     total = (mass * (top - best[:, None]).exp()).sum(-1)
-    tokens = which * min(chunk_size(logits.shape[-1]), logits.shape[-1]) + _take_chunk(logits, which).argmax(
-        -1
-    )
+    tokens = which * min(chunk_size(logits.shape[-1]), logits.shape[-1]) + _take_chunk(logits, which).argmax(-1)
     shape = logits.shape[:-1]
     return tokens.view(shape), total.reciprocal().view(shape)
 
 
-def draw(
-    logits: torch.Tensor, uniform: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """One draw from softmax(z / T) per row by `uniform` fp64 `[B, L]`, and its probability under softmax(z)."""
     top, mass = _partials(logits, 1 / temperature)
     best = top.amax(-1, keepdim=True)

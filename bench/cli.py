@@ -179,8 +179,6 @@ def _readme(args: argparse.Namespace) -> int:
             raise ValueError(f"results: must be existing files, got {path}")
     up_to_date = report.readme(args.readme, report.load(paths), args.check)
     if args.check and not up_to_date:
-        print(
-            f"bench: the tables of {args.readme} are not those of the results; run --readme", file=sys.stderr
-        )
+        print(f"bench: the tables of {args.readme} are not those of the results; run --readme", file=sys.stderr)
         return 1
     return 0

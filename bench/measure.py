@@ -160,9 +160,7 @@ class _Floors:
             read, one, every, step = (e.samples[r].seconds for e in (self.read, self.one, self.every, entry))
             fractions.append(max(read * per_read, one * per_exp) / step)
             together.append(max(read * per_read, every * per_every) / step)
-        read_s, one_s, every_s = (
-            timing.quantiles(e.seconds())["median"] for e in (self.read, self.one, self.every)
-        )
+        read_s, one_s, every_s = (timing.quantiles(e.seconds())["median"] for e in (self.read, self.one, self.every))
         fraction = timing.quantiles(fractions)
         return {
             "fraction": fraction["median"],
@@ -204,9 +202,7 @@ def _row(run: _Run, runs: list[_Run], floors: _Floors, method: Method) -> dict:
     timed_s = sum(sample.seconds * sample.calls for sample in samples)
     us = timing.quantiles(entry.seconds(), 1e6)
     ours = _find(runs, OURS, case)
-    greedy = (
-        _find(runs, provider.name, dataclasses.replace(case, temperature=0.0)) if case.temperature else None
-    )
+    greedy = _find(runs, provider.name, dataclasses.replace(case, temperature=0.0)) if case.temperature else None
     return {
         **row,
         "us": us,

@@ -87,9 +87,7 @@ def gumbel_scores(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     return z.exp() / (-u.log()).pow(temperature)
 
 
-def _rank_each_sequence(
-    x: torch.Tensor, tokens: torch.Tensor, confidence: torch.Tensor, case: Case, mask_id: int
-):
+def _rank_each_sequence(x: torch.Tensor, tokens: torch.Tensor, confidence: torch.Tensor, case: Case, mask_id: int):
     """The published loop: one topk per sequence, then one indexed write."""
     masked = x == mask_id
     tokens = torch.where(masked, tokens, x)
@@ -131,9 +129,7 @@ def fast_dllm(inputs: Inputs) -> Step:
 # -- PyTorch as one would write it with care
 
 
-def commit_topk(
-    x: torch.Tensor, tokens: torch.Tensor, confidence: torch.Tensor, k: int, mask_id: int
-) -> None:
+def commit_topk(x: torch.Tensor, tokens: torch.Tensor, confidence: torch.Tensor, k: int, mask_id: int) -> None:
     """The whole batch at once: rank the masked positions, write the first k of each sequence. In place."""
     masked = x == mask_id
     best = confidence.masked_fill(~masked, -torch.inf).topk(k, dim=-1).indices
@@ -158,9 +154,7 @@ def max_logsumexp(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, (best - z.logsumexp(-1)).exp()
 
 
-def fp32_draw(
-    logits: torch.Tensor, uniform: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def fp32_draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Softmax, cumsum, searchsorted, in fp32. At T != 1 the confidence needs a second softmax (its law is T = 1)."""
     prob = logits.softmax(-1, dtype=torch.float32)
     law = prob if temperature == 1 else (logits.float() / temperature).softmax(-1)

@@ -67,9 +67,7 @@ def print_case(rows: list[dict]) -> None:
     title = f"{case['id']} | {env['threads']} threads, {env['allocator']} allocator, {env['backend']}"
     head = ("provider", "step", "p10 .. p90", "time / ours", "GB/s", "extra memory", "outputs")
     print_table(title, head, map(_case_line, rows))
-    floor = next(
-        (row["roofline"] for row in rows if row.get("roofline") and row["provider"]["name"] == OURS), None
-    )
+    floor = next((row["roofline"] for row in rows if row.get("roofline") and row["provider"]["name"] == OURS), None)
     if floor:
         print(
             f"roofline: {floor['fraction'] * 100:.0f} % ({floor['bound']} bound; read {floor['read_gbps']:.1f} GB/s, "
@@ -152,9 +150,7 @@ def markdown(rows: list[dict]) -> str:
         found = bars.verdicts(here)
         if any(v["verdict"] != bars.UNKNOWN for v in found):
             out += [f"What must be reached: {bars.summary(found)}.", ""]
-            body = [
-                (v["work"], v["against"], v["required"], v["measured"], _loud(v["verdict"])) for v in found
-            ]
+            body = [(v["work"], v["against"], v["required"], v["measured"], _loud(v["verdict"])) for v in found]
             out += _markdown(("work", "against", "required", "measured", "verdict"), body, left=2)
     return "\n".join(out).rstrip() + "\n"
 

@@ -107,9 +107,7 @@ def quantiles(values: list[float], scale: float = 1.0) -> dict[str, float]:
 
 def ratio(slow: Entry, fast: Entry) -> dict[str, float]:
     """slow / fast, paired: the quotient within each round that has both, so that drift of the machine cancels."""
-    paired = [
-        slow.samples[r].seconds / fast.samples[r].seconds for r in sorted(slow.samples.keys() & fast.samples)
-    ]
+    paired = [slow.samples[r].seconds / fast.samples[r].seconds for r in sorted(slow.samples.keys() & fast.samples)]
     found = quantiles(paired)
     found["of_minima"] = min(slow.seconds()) / min(fast.seconds())
     return {**found, "pairs": len(paired)}

@@ -28,12 +28,17 @@ struct dlm_executor {
 // Bytes of workspace a CPU call needs: rows = leading elements of the logits (or tokens), batch = B.
 DLM_API int64_t dlm_cpu_workspace_bytes(int64_t rows, int64_t batch, int64_t num_suppress, int32_t threads);
 
-DLM_API int32_t dlm_cpu_row_stats(const dlm::RowStatsArgs* args, const dlm_executor* executor, void* workspace, dlm_error* error);
-DLM_API int32_t dlm_cpu_draw_tokens(const dlm::DrawArgs* args, const dlm_executor* executor, void* workspace, dlm_error* error);
-DLM_API int32_t dlm_cpu_denoise_step(const dlm::StepArgs* args, const dlm_executor* executor, void* workspace, dlm_error* error);
-DLM_API int32_t dlm_cpu_topk_unmask(const dlm::UnmaskArgs* args, const dlm_executor* executor, void* workspace, dlm_error* error);
+DLM_API int32_t dlm_cpu_row_stats(const dlm::RowStatsArgs* args, const dlm_executor* executor, void* workspace,
+                                  dlm_error* error);
+DLM_API int32_t dlm_cpu_draw_tokens(const dlm::DrawArgs* args, const dlm_executor* executor, void* workspace,
+                                    dlm_error* error);
+DLM_API int32_t dlm_cpu_denoise_step(const dlm::StepArgs* args, const dlm_executor* executor, void* workspace,
+                                     dlm_error* error);
+DLM_API int32_t dlm_cpu_topk_unmask(const dlm::UnmaskArgs* args, const dlm_executor* executor, void* workspace,
+                                    dlm_error* error);
 
-// Instruction sets this CPU can run, best first, comma-separated; the one in use; and a switch (0 if it cannot run here).
+// Instruction sets this CPU can run, best first, comma-separated; the one in use; and a switch (0 if it cannot run
+// here).
 DLM_API const char* dlm_cpu_isas(void);
 DLM_API const char* dlm_cpu_isa(void);
 DLM_API int32_t dlm_cpu_set_isa(const char* name);

@@ -25,4 +25,6 @@ def row_stats(logits, *, temperature=1.0, given=None, uncond_logits=None, cfg_sc
     temperatures = np.atleast_1d(np.asarray(temperature, dtype=np.float32))
     if threads is None:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return RowStats(*_array.row_stats(logits, temperatures, given, uncond_logits, float(cfg_scale), _ids(suppress), threads))
+    return RowStats(
+        *_array.row_stats(logits, temperatures, given, uncond_logits, float(cfg_scale), _ids(suppress), threads)
+    )

@@ -35,11 +35,8 @@ def _call(op, *args, **kwargs):
         raise _ERRORS[found[1]](found[2]) from None
 
 
-
 def _optional(argument, value):
     return None if value is None else tensor(argument, value)
-
-
 
 
 def _per_request(argument, value, dtype, device):
@@ -93,8 +90,21 @@ def _conf_dtype(value):
     return _CONF_DTYPES[value]
 
 
-def _drawing(device, *, suppress, demote, uncond_logits, cfg_scale, uniform, shift, start, rows, confidence, confidence_from,
-             conf_dtype):
+def _drawing(
+    device,
+    *,
+    suppress,
+    demote,
+    uncond_logits,
+    cfg_scale,
+    uniform,
+    shift,
+    start,
+    rows,
+    confidence,
+    confidence_from,
+    conf_dtype,
+):
     """The keyword arguments that every drawing op shares."""
     return dict(
         start=None if start is None else _per_request("start", start, torch.int64, device),
@@ -151,15 +161,40 @@ def row_stats(logits, *, temperature=1.0, given=None, uncond_logits=None, cfg_sc
         TypeError, ValueError: naming the argument, the rule and the value.
     """
     logits = tensor("logits", logits)
-    return RowStats(*_call(
-        _ops.row_stats, logits, _temperature(temperature, logits.device), given=_optional("given", given),
-        uncond_logits=_optional("uncond_logits", uncond_logits), cfg_scale=number("cfg_scale", cfg_scale),
-        suppress=_ids("suppress", suppress, logits.device)))
+    return RowStats(
+        *_call(
+            _ops.row_stats,
+            logits,
+            _temperature(temperature, logits.device),
+            given=_optional("given", given),
+            uncond_logits=_optional("uncond_logits", uncond_logits),
+            cfg_scale=number("cfg_scale", cfg_scale),
+            suppress=_ids("suppress", suppress, logits.device),
+        )
+    )
 
 
-def draw_tokens(logits, *, temperature=0.0, seed=None, step=0, generator=None, start=None, rows=None, length=None, shift=0,
-                suppress=None, demote=None, uncond_logits=None, cfg_scale=0.0, uniform=None, confidence="prob",
-                confidence_from="raw", conf_dtype=torch.float32, check=False):
+def draw_tokens(
+    logits,
+    *,
+    temperature=0.0,
+    seed=None,
+    step=0,
+    generator=None,
+    start=None,
+    rows=None,
+    length=None,
+    shift=0,
+    suppress=None,
+    demote=None,
+    uncond_logits=None,
+    cfg_scale=0.0,
+    uniform=None,
+    confidence="prob",
+    confidence_from="raw",
+    conf_dtype=torch.float32,
+    check=False,
+):
     """Draw one token per row and score it: the sweep and draw of ``denoise_step``, without a canvas.
 
     Args:
@@ -182,20 +217,61 @@ def draw_tokens(logits, *, temperature=0.0, seed=None, step=0, generator=None, s
         seed = 0
     seeds, steps = _noise(seed, step, generator, batch_size, device)
     tokens, score, key, logprob, entropy, bad = _call(
-        _ops.draw_tokens, logits, temperatures, seeds, steps, length=0 if length is None else integer("length", length),
-        **_drawing(device, suppress=suppress, demote=demote, uncond_logits=uncond_logits, cfg_scale=cfg_scale, uniform=uniform,
-                   shift=shift, start=start, rows=rows, confidence=confidence, confidence_from=confidence_from,
-                   conf_dtype=conf_dtype))
+        _ops.draw_tokens,
+        logits,
+        temperatures,
+        seeds,
+        steps,
+        length=0 if length is None else integer("length", length),
+        **_drawing(
+            device,
+            suppress=suppress,
+            demote=demote,
+            uncond_logits=uncond_logits,
+            cfg_scale=cfg_scale,
+            uniform=uniform,
+            shift=shift,
+            start=start,
+            rows=rows,
+            confidence=confidence,
+            confidence_from=confidence_from,
+            conf_dtype=conf_dtype,
+        ),
+    )
     if check and bool(bad.any()):
         where = tuple(bad.nonzero()[0].tolist())
-        raise ValueError(f"logits: {_FINITE_ROWS}, got a bad one at {'(b, i)' if len(where) > 1 else 'row'} = "
-                         f"{where if len(where) > 1 else where[0]}")
+        raise ValueError(
+            f"logits: {_FINITE_ROWS}, got a bad one at {'(b, i)' if len(where) > 1 else 'row'} = "
+            f"{where if len(where) > 1 else where[0]}"
+        )
     return Draw(tokens, score, entropy, logprob, key, bad)
 
 
-def denoise_step_(x, logits, *, mask_id, rule, temperature=0.0, seed=None, step=0, generator=None, confidence="prob",
-                  confidence_from="raw", conf_dtype=torch.float32, start=None, rows=None, shift=0, window=None, frozen=None,
-                  suppress=None, demote=None, uncond_logits=None, cfg_scale=0.0, uniform=None, check=False):
+def denoise_step_(
+    x,
+    logits,
+    *,
+    mask_id,
+    rule,
+    temperature=0.0,
+    seed=None,
+    step=0,
+    generator=None,
+    confidence="prob",
+    confidence_from="raw",
+    conf_dtype=torch.float32,
+    start=None,
+    rows=None,
+    shift=0,
+    window=None,
+    frozen=None,
+    suppress=None,
+    demote=None,
+    uncond_logits=None,
+    cfg_scale=0.0,
+    uniform=None,
+    check=False,
+):
     """One fused step of masked denoising, in place: draw a token for every open position, score it, commit those the rule
     picks. Only rows that can change are read; nothing synchronises with the host.
 
@@ -231,20 +307,44 @@ def denoise_step_(x, logits, *, mask_id, rule, temperature=0.0, seed=None, step=
         TypeError, ValueError: naming the argument, the rule and the value; x is untouched.
     """
     x, logits = tensor("x", x), tensor("logits", logits)
-    require_type(isinstance(rule, Rule), "rule", "must be TopK, Threshold, Factor or EntropyBudget", type(rule).__name__)
+    require_type(
+        isinstance(rule, Rule), "rule", "must be TopK, Threshold, Factor or EntropyBudget", type(rule).__name__
+    )
     device = logits.device
     if not _needs_noise(temperature, confidence) and seed is None:
         seed = 0
     seeds, steps = _noise(seed, step, generator, x.shape[0] if x.dim() else 1, device)
     canvas = x.clone() if check else x
-    shared = _drawing(device, suppress=suppress, demote=demote, uncond_logits=uncond_logits, cfg_scale=cfg_scale,
-                      uniform=uniform, shift=shift, start=start, rows=rows, confidence=confidence,
-                      confidence_from=confidence_from, conf_dtype=conf_dtype)
+    shared = _drawing(
+        device,
+        suppress=suppress,
+        demote=demote,
+        uncond_logits=uncond_logits,
+        cfg_scale=cfg_scale,
+        uniform=uniform,
+        shift=shift,
+        start=start,
+        rows=rows,
+        confidence=confidence,
+        confidence_from=confidence_from,
+        conf_dtype=conf_dtype,
+    )
     out = _call(
-        _ops.denoise_step_, canvas, logits, _temperature(temperature, device), seeds, steps,
+        _ops.denoise_step_,
+        canvas,
+        logits,
+        _temperature(temperature, device),
+        seeds,
+        steps,
         _quota("k" if rule.name == "topk" else "at_least", rule.quota, device),
-        mask_id=integer("mask_id", mask_id), rule=rule.name, level=rule.level, strict=rule.strict,
-        frozen=_optional("frozen", frozen), **_window(window), **shared)
+        mask_id=integer("mask_id", mask_id),
+        rule=rule.name,
+        level=rule.level,
+        strict=rule.strict,
+        frozen=_optional("frozen", frozen),
+        **_window(window),
+        **shared,
+    )
     if check:
         tokens, score, *_, num_bad = out
         if bool(num_bad.any()):
@@ -281,11 +381,31 @@ def topk_unmask_(x, tokens, confidence, k, *, mask_id, window=None, frozen=None,
     x, tokens, confidence = tensor("x", x), tensor("tokens", tokens), tensor("confidence", confidence)
     canvas = x.clone() if check else x
     start = None if start is None else _per_request("start", start, torch.int64, x.device)
-    out = _call(_ops.topk_unmask_, canvas, tokens, confidence, _quota("k", k, x.device), mask_id=integer("mask_id", mask_id),
-                frozen=_optional("frozen", frozen), start=start, rows=_optional("rows", rows), **_window(window))
+    out = _call(
+        _ops.topk_unmask_,
+        canvas,
+        tokens,
+        confidence,
+        _quota("k", k, x.device),
+        mask_id=integer("mask_id", mask_id),
+        frozen=_optional("frozen", frozen),
+        start=start,
+        rows=_optional("rows", rows),
+        **_window(window),
+    )
     if check:
         if bool(out[3].any()):
-            _raise_first("confidence", "must not be NaN at a candidate", confidence.isnan(), x, mask_id, window, frozen, start, rows)
+            _raise_first(
+                "confidence",
+                "must not be NaN at a candidate",
+                confidence.isnan(),
+                x,
+                mask_id,
+                window,
+                frozen,
+                start,
+                rows,
+            )
         x.copy_(canvas)
     return UnmaskResult(*out, x)
 

@@ -73,8 +73,24 @@ class Draws(NamedTuple):
     bad: torch.Tensor  # bool, False
 
 
-def _draw_rows(wanted, rows, logits, temperature, seed, step, *, shift, suppress, demote, uncond_logits, cfg_scale,
-               uniform, confidence, confidence_from, conf_dtype):
+def _draw_rows(
+    wanted,
+    rows,
+    logits,
+    temperature,
+    seed,
+    step,
+    *,
+    shift,
+    suppress,
+    demote,
+    uncond_logits,
+    cfg_scale,
+    uniform,
+    confidence,
+    confidence_from,
+    conf_dtype,
+):
     """Sweep and draw for the rows in ``wanted`` (bool, row-shaped); no other row is read."""
     shape, device = wanted.shape, wanted.device
     nothing = torch.full(shape, -torch.inf, device=device)
@@ -116,45 +132,151 @@ def _draw_rows(wanted, rows, logits, temperature, seed, step, *, shift, suppress
     return out
 
 
-def draw_tokens(logits, temperature, seed, step, *, start=None, rows=None, length=0, shift=0, suppress=None,
-                demote=None, uncond_logits=None, cfg_scale=0.0, uniform=None, confidence="prob", confidence_from="raw",
-                conf_dtype="float32"):
+def draw_tokens(
+    logits,
+    temperature,
+    seed,
+    step,
+    *,
+    start=None,
+    rows=None,
+    length=0,
+    shift=0,
+    suppress=None,
+    demote=None,
+    uncond_logits=None,
+    cfg_scale=0.0,
+    uniform=None,
+    confidence="prob",
+    confidence_from="raw",
+    conf_dtype="float32",
+):
     """Draw one token per row of ``logits`` and score it.
 
     Returns row-shaped (tokens int64, confidence, key, logprob, entropy float32, bad bool). Bad rows and padding hold
     -1, -inf, -inf, -inf, 0; only bad rows are flagged.
     """
-    validate.draw_tokens(logits, temperature, seed, step, start, rows, length, shift, suppress, demote, uncond_logits,
-                         cfg_scale, uniform, confidence, confidence_from, conf_dtype)
+    validate.draw_tokens(
+        logits,
+        temperature,
+        seed,
+        step,
+        start,
+        rows,
+        length,
+        shift,
+        suppress,
+        demote,
+        uncond_logits,
+        cfg_scale,
+        uniform,
+        confidence,
+        confidence_from,
+        conf_dtype,
+    )
     if rows is not None:
         places = packed_rows(rows, length)
     elif logits.dim() == 2:
         places = packed_rows(torch.arange(logits.shape[0], device=logits.device), logits.shape[0])
     else:
         places = dense_rows(*logits.shape[:2], start, logits.device)
-    out = _draw_rows(places.real, places, logits, temperature, seed, step, shift=shift, suppress=suppress,
-                     demote=demote, uncond_logits=uncond_logits, cfg_scale=cfg_scale, uniform=uniform,
-                     confidence=confidence, confidence_from=confidence_from, conf_dtype=conf_dtype)
+    out = _draw_rows(
+        places.real,
+        places,
+        logits,
+        temperature,
+        seed,
+        step,
+        shift=shift,
+        suppress=suppress,
+        demote=demote,
+        uncond_logits=uncond_logits,
+        cfg_scale=cfg_scale,
+        uniform=uniform,
+        confidence=confidence,
+        confidence_from=confidence_from,
+        conf_dtype=conf_dtype,
+    )
     return out.tokens, out.value.float(), out.key, out.logprob, out.entropy, out.bad
 
 
-def denoise_step_(x, logits, temperature, seed, step, quota, *, mask_id, rule, level=0.0, strict=True, window_start=0,
-                  window_stop=-1, frozen=None, start=None, rows=None, shift=0, suppress=None, demote=None,
-                  uncond_logits=None, cfg_scale=0.0, uniform=None, confidence="prob", confidence_from="raw",
-                  conf_dtype="float32"):
+def denoise_step_(
+    x,
+    logits,
+    temperature,
+    seed,
+    step,
+    quota,
+    *,
+    mask_id,
+    rule,
+    level=0.0,
+    strict=True,
+    window_start=0,
+    window_stop=-1,
+    frozen=None,
+    start=None,
+    rows=None,
+    shift=0,
+    suppress=None,
+    demote=None,
+    uncond_logits=None,
+    cfg_scale=0.0,
+    uniform=None,
+    confidence="prob",
+    confidence_from="raw",
+    conf_dtype="float32",
+):
     """One step of masked denoising, in place: draw for every candidate position, commit those that the rule picks.
 
     Returns row-shaped (tokens like x, confidence float32, committed bool), then num_committed, num_open and num_bad,
     int64 [B].
     """
-    validate.denoise_step(x, logits, temperature, seed, step, quota, mask_id, rule, level, strict, window_start,
-                          window_stop, frozen, start, rows, shift, suppress, demote, uncond_logits, cfg_scale, uniform,
-                          confidence, confidence_from, conf_dtype)
+    validate.denoise_step(
+        x,
+        logits,
+        temperature,
+        seed,
+        step,
+        quota,
+        mask_id,
+        rule,
+        level,
+        strict,
+        window_start,
+        window_stop,
+        frozen,
+        start,
+        rows,
+        shift,
+        suppress,
+        demote,
+        uncond_logits,
+        cfg_scale,
+        uniform,
+        confidence,
+        confidence_from,
+        conf_dtype,
+    )
     places = dense_rows(*logits.shape[:2], start, x.device) if rows is None else packed_rows(rows, x.shape[1])
     candidate = candidate_rows(x, places, mask_id, window_start, window_stop, frozen)
-    drawn = _draw_rows(candidate, places, logits, temperature, seed, step, shift=shift, suppress=suppress,
-                       demote=demote, uncond_logits=uncond_logits, cfg_scale=cfg_scale, uniform=uniform,
-                       confidence=confidence, confidence_from=confidence_from, conf_dtype=conf_dtype)
+    drawn = _draw_rows(
+        candidate,
+        places,
+        logits,
+        temperature,
+        seed,
+        step,
+        shift=shift,
+        suppress=suppress,
+        demote=demote,
+        uncond_logits=uncond_logits,
+        cfg_scale=cfg_scale,
+        uniform=uniform,
+        confidence=confidence,
+        confidence_from=confidence_from,
+        conf_dtype=conf_dtype,
+    )
 
     eligible = candidate & ~drawn.bad
     scores = (_canvas(x, places, eligible, of) for of in (eligible, drawn.value, drawn.key, drawn.entropy))
@@ -163,8 +285,9 @@ def denoise_step_(x, logits, temperature, seed, step, quota, *, mask_id, rule, l
     return tokens, drawn.value.float(), *_finish(x, tokens, places, candidate, eligible, chosen, drawn.bad, mask_id)
 
 
-def topk_unmask_(x, tokens, confidence, quota, *, mask_id, window_start=0, window_stop=-1, frozen=None, start=None,
-                 rows=None):
+def topk_unmask_(
+    x, tokens, confidence, quota, *, mask_id, window_start=0, window_stop=-1, frozen=None, start=None, rows=None
+):
     """Commit, in place, the ``quota`` candidates of highest ``confidence`` per sequence, with their ``tokens``.
 
     Confidence -inf keeps a position out; NaN does too and is counted. Returns (committed bool row-shaped,

@@ -25,7 +25,7 @@ def _list(numbers):
 
 
 def _one_of(names):
-    """"a", "a or b", "a, b or c"."""
+    """ "a", "a or b", "a, b or c"."""
     *head, last = names
     return f"{', '.join(head)} or {last}" if head else last
 
@@ -53,13 +53,21 @@ def _require_shape(argument, tensor, *shapes):
 
 
 def _require_dims(argument, tensor, names):
-    _require(tensor.dim() == len(names), argument,
-             f"must be {len(names)}-dimensional, [{', '.join(names)}]", _list(tensor.shape))
+    _require(
+        tensor.dim() == len(names),
+        argument,
+        f"must be {len(names)}-dimensional, [{', '.join(names)}]",
+        _list(tensor.shape),
+    )
 
 
 def _require_unit_stride(argument, tensor):
-    _require(tensor.numel() == 0 or tensor.shape[-1] == 1 or tensor.stride(-1) == 1, argument,
-             "stride of the last dimension must be 1", tensor.stride(-1))
+    _require(
+        tensor.numel() == 0 or tensor.shape[-1] == 1 or tensor.stride(-1) == 1,
+        argument,
+        "stride of the last dimension must be 1",
+        tensor.stride(-1),
+    )
 
 
 def _require_name(argument, name, names):
@@ -145,8 +153,12 @@ def _rule(rule, level):
 
 def _window(window_start, window_stop, length):
     _require(0 <= window_start <= length, "window_start", f"must be in [0, {length}]", window_start)
-    _require(window_stop == -1 or window_start <= window_stop <= length, "window_stop",
-             f"must be -1 or in [{window_start}, {length}]", window_stop)
+    _require(
+        window_stop == -1 or window_start <= window_stop <= length,
+        "window_stop",
+        f"must be -1 or in [{window_start}, {length}]",
+        window_stop,
+    )
 
 
 def _frozen(frozen, x):
@@ -237,8 +249,24 @@ def row_stats(logits, temperature, given, uncond_logits, cfg_scale, suppress):
     _ids("suppress", suppress, logits)
 
 
-def draw_tokens(logits, temperature, seed, step, start, rows, length, shift, suppress, demote, uncond_logits, cfg_scale,
-                uniform, confidence, confidence_from, conf_dtype):
+def draw_tokens(
+    logits,
+    temperature,
+    seed,
+    step,
+    start,
+    rows,
+    length,
+    shift,
+    suppress,
+    demote,
+    uncond_logits,
+    cfg_scale,
+    uniform,
+    confidence,
+    confidence_from,
+    conf_dtype,
+):
     _logits(logits, packed=None if rows is None else True)
     packed = logits.dim() == 2
     if rows is None:
@@ -265,9 +293,32 @@ def draw_tokens(logits, temperature, seed, step, start, rows, length, shift, sup
     _scoring(confidence, confidence_from, conf_dtype)
 
 
-def denoise_step(x, logits, temperature, seed, step, quota, mask_id, rule, level, strict, window_start, window_stop,
-                 frozen, start, rows, shift, suppress, demote, uncond_logits, cfg_scale, uniform, confidence,
-                 confidence_from, conf_dtype):
+def denoise_step(
+    x,
+    logits,
+    temperature,
+    seed,
+    step,
+    quota,
+    mask_id,
+    rule,
+    level,
+    strict,
+    window_start,
+    window_stop,
+    frozen,
+    start,
+    rows,
+    shift,
+    suppress,
+    demote,
+    uncond_logits,
+    cfg_scale,
+    uniform,
+    confidence,
+    confidence_from,
+    conf_dtype,
+):
     # Any mask_id is legal, also one outside the vocabulary, and both values of strict.
     packed = rows is not None
     size, length = x.shape if x.dim() == 2 else (0, 0)

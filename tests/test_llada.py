@@ -66,7 +66,7 @@ class Fixed:
         self.fixed = logits
 
     def __call__(self, x, attention_mask=None):
-        return self.fixed[:len(x), :x.shape[1]]
+        return self.fixed[: len(x), : x.shape[1]]
 
 
 # ---- the original semantics, at temperature 0 ----------------------------------------------------------------------
@@ -76,8 +76,21 @@ class NearTieError(Exception):
     """Two fp32 roundings may order these differently."""
 
 
-def eager(model, prompt, attention_mask=None, *, steps, gen_length, block_length, cfg_scale=0.0, mask_id,
-          logits_eos_inf=False, confidence_eos_eot_inf=False, compat=False, rounded=False):
+def eager(
+    model,
+    prompt,
+    attention_mask=None,
+    *,
+    steps,
+    gen_length,
+    block_length,
+    cfg_scale=0.0,
+    mask_id,
+    logits_eos_inf=False,
+    confidence_eos_eot_inf=False,
+    compat=False,
+    rounded=False,
+):
     """Yields the canvas after every step. ``rounded``: arithmetic in the dtype of the logits instead of fp64.
 
     Everything is computed for every position of the canvas, one sequence after the other; ties go to the left.
@@ -126,8 +139,15 @@ def eager(model, prompt, attention_mask=None, *, steps, gen_length, block_length
 def canvases(model, prompt, attention_mask=None, **options):
     """(final canvas, {step: canvas after it}) of the drop-in."""
     seen = {}
-    return llada.generate(model, prompt, attention_mask, eos_id=EOS, eot_id=EOT, **options,
-                          on_step=lambda step, x, result: seen.__setitem__(step, x.clone())), seen
+    return llada.generate(
+        model,
+        prompt,
+        attention_mask,
+        eos_id=EOS,
+        eot_id=EOT,
+        **options,
+        on_step=lambda step, x, result: seen.__setitem__(step, x.clone()),
+    ), seen
 
 
 def assert_same_steps(model, prompt, attention_mask=None, rounded=False, **options):
@@ -181,8 +201,18 @@ def test_every_step_writes_the_same_tokens(problem, free):
 def test_compat_ranks_and_guides_in_bf16(cfg_scale, flag, seed):
     model = Toy(seed, dtype=torch.bfloat16, scale=4.0)
     prompt = torch.randint(VOCAB - 1, (2, 3), generator=torch.Generator().manual_seed(seed))
-    assert_same_steps(model, prompt, rounded=True, steps=8, gen_length=24, block_length=12, cfg_scale=cfg_scale,
-                      mask_id=OUTSIDE, confidence_eos_eot_inf=flag, compat=True)
+    assert_same_steps(
+        model,
+        prompt,
+        rounded=True,
+        steps=8,
+        gen_length=24,
+        block_length=12,
+        cfg_scale=cfg_scale,
+        mask_id=OUTSIDE,
+        confidence_eos_eot_inf=flag,
+        compat=True,
+    )
 
 
 def test_a_real_module_in_every_mode_of_asking():
@@ -193,7 +223,7 @@ def test_a_real_module_in_every_mode_of_asking():
             self.head = torch.nn.Linear(16, VOCAB)
 
         def forward(self, input_ids, attention_mask=None, logits_to_keep=0):
-            hidden = self.embed(input_ids) + self.place.weight[:input_ids.shape[1]]
+            hidden = self.embed(input_ids) + self.place.weight[: input_ids.shape[1]]
             hidden = torch.tanh(hidden + hidden.mean(dim=1, keepdim=True))
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             return self.head(hidden[:, kept])
@@ -252,16 +282,36 @@ def test_guidance_hides_the_prompt_and_nothing_else():
 def test_the_model_s_logits_are_not_written_to(temperature, compat, cfg_scale):
     logits = torch.randn(4, 9, VOCAB, generator=torch.Generator().manual_seed(0))
     kept = logits.clone()
-    llada.generate(Fixed(logits), torch.zeros(2, 3, dtype=torch.long), steps=3, gen_length=6, block_length=6,
-                   temperature=temperature, cfg_scale=cfg_scale, mask_id=OUTSIDE, logits_eos_inf=True,
-                   confidence_eos_eot_inf=True, eos_id=EOS, eot_id=EOT, compat=compat, seed=1)
+    llada.generate(
+        Fixed(logits),
+        torch.zeros(2, 3, dtype=torch.long),
+        steps=3,
+        gen_length=6,
+        block_length=6,
+        temperature=temperature,
+        cfg_scale=cfg_scale,
+        mask_id=OUTSIDE,
+        logits_eos_inf=True,
+        confidence_eos_eot_inf=True,
+        eos_id=EOS,
+        eot_id=EOT,
+        compat=compat,
+        seed=1,
+    )
     assert torch.equal(logits, kept)
 
 
 def test_numbers_of_other_types():
-    numbers = {"steps": np.int64(4), "gen_length": np.int32(4), "block_length": np.int64(2),
-               "temperature": np.float32(1), "cfg_scale": np.float64(0.5), "mask_id": np.int64(OUTSIDE),
-               "eos_id": np.int64(EOS), "seed": np.int64(1)}
+    numbers = {
+        "steps": np.int64(4),
+        "gen_length": np.int32(4),
+        "block_length": np.int64(2),
+        "temperature": np.float32(1),
+        "cfg_scale": np.float64(0.5),
+        "mask_id": np.int64(OUTSIDE),
+        "eos_id": np.int64(EOS),
+        "seed": np.int64(1),
+    }
     prompt = torch.tensor([[1, 2]])
     plain = {name: value.item() for name, value in numbers.items()}
     assert torch.equal(llada.generate(Toy(), prompt, **numbers), llada.generate(Toy(), prompt, **plain))
@@ -286,13 +336,16 @@ def test_models_of_other_shapes():
         assert torch.equal(llada.generate(model, prompt, **options), expected)
 
 
-@pytest.mark.parametrize("model, error", [
-    (lambda x: "text", TypeError),
-    (lambda x: torch.zeros(len(x), VOCAB), ValueError),
-    (lambda x: torch.zeros(len(x) + 1, x.shape[1], VOCAB), ValueError),
-    (lambda x: torch.zeros(len(x), x.shape[1] - 1, VOCAB), ValueError),
-    (lambda x, logits_to_keep=0: torch.zeros(len(x), 1, VOCAB), ValueError),
-])
+@pytest.mark.parametrize(
+    "model, error",
+    [
+        (lambda x: "text", TypeError),
+        (lambda x: torch.zeros(len(x), VOCAB), ValueError),
+        (lambda x: torch.zeros(len(x) + 1, x.shape[1], VOCAB), ValueError),
+        (lambda x: torch.zeros(len(x), x.shape[1] - 1, VOCAB), ValueError),
+        (lambda x, logits_to_keep=0: torch.zeros(len(x), 1, VOCAB), ValueError),
+    ],
+)
 def test_a_model_that_returns_something_else(model, error):
     with pytest.raises(error, match="^model: must return logits"):
         llada.generate(model, torch.zeros(1, 2, dtype=torch.long), steps=2, gen_length=4, block_length=4)
@@ -313,9 +366,18 @@ def pinned(*rows):
 def order_of_commits(model, length, **options):
     """The positions in the order in which they are committed, and the final tokens."""
     seen = []
-    final = llada.generate(model, torch.empty(1, 0, dtype=torch.long), steps=length, gen_length=length,
-                           block_length=length, mask_id=OUTSIDE, eos_id=EOS, eot_id=EOT, **options,
-                           on_step=lambda step, x, result: seen.append(int(result.committed[0].nonzero())))
+    final = llada.generate(
+        model,
+        torch.empty(1, 0, dtype=torch.long),
+        steps=length,
+        gen_length=length,
+        block_length=length,
+        mask_id=OUTSIDE,
+        eos_id=EOS,
+        eot_id=EOT,
+        **options,
+        on_step=lambda step, x, result: seen.append(int(result.committed[0].nonzero())),
+    )
     return seen, final[0].tolist()
 
 
@@ -376,9 +438,21 @@ def assert_fits(counts, law):
 def test_sampling_follows_the_original_law(compat, remasking, flags):
     model, batch = Toy(7, vocab=4, scale=1.0), 20000
     for temperature in (0.7, 1.6):
-        out = llada.generate(model, torch.empty(batch, 0, dtype=torch.long), steps=2, gen_length=2, block_length=2,
-                             temperature=temperature, remasking=remasking, mask_id=4, eos_id=0, eot_id=1, seed=11,
-                             compat=compat, **flags)
+        out = llada.generate(
+            model,
+            torch.empty(batch, 0, dtype=torch.long),
+            steps=2,
+            gen_length=2,
+            block_length=2,
+            temperature=temperature,
+            remasking=remasking,
+            mask_id=4,
+            eos_id=0,
+            eot_id=1,
+            seed=11,
+            compat=compat,
+            **flags,
+        )
         counts = torch.bincount(out[:, 0] * 4 + out[:, 1], minlength=16)
         assert_fits(counts, exact_law(model, temperature, remasking, flags, compat))
 
@@ -396,7 +470,7 @@ def test_seeds():
     seeds = torch.tensor([8, -3, 2**62])
     together = run(seed=seeds)
     for b in range(3):
-        assert torch.equal(run(prompt[b:b + 1], seed=seeds[b:b + 1])[0], together[b])
+        assert torch.equal(run(prompt[b : b + 1], seed=seeds[b : b + 1])[0], together[b])
     torch.manual_seed(0)
     first, second = run(), run()
     torch.manual_seed(0)
@@ -411,8 +485,16 @@ def test_a_nan_row_stays_masked(flag, compat):
     logits = torch.randn(1, 6, VOCAB, generator=torch.Generator().manual_seed(0))
     logits[0, 3, 2] = torch.nan
     bad = []
-    options = {"steps": 6, "gen_length": 6, "block_length": 6, "mask_id": OUTSIDE, "eos_id": EOS, "eot_id": EOT,
-               "confidence_eos_eot_inf": flag, "compat": compat}
+    options = {
+        "steps": 6,
+        "gen_length": 6,
+        "block_length": 6,
+        "mask_id": OUTSIDE,
+        "eos_id": EOS,
+        "eot_id": EOT,
+        "confidence_eos_eot_inf": flag,
+        "compat": compat,
+    }
     prompt = torch.empty(1, 0, dtype=torch.long)
     out = llada.generate(Fixed(logits), prompt, **options, on_step=lambda step, x, r: bad.append(int(r.num_bad)))
     assert (out == OUTSIDE).tolist() == [[False, False, False, True, False, False]]
@@ -438,8 +520,19 @@ def test_on_step_sees_the_canvas(kind, compat):
         assert not candidates[:, stop:].any()
         assert torch.equal(result.num_open, (x[:, :stop] == OUTSIDE).sum(dim=1))
 
-    llada.generate(kind(), prompt, steps=4, gen_length=8, block_length=4, mask_id=OUTSIDE, eos_id=EOS, eot_id=EOT,
-                   confidence_eos_eot_inf=True, compat=compat, on_step=look)
+    llada.generate(
+        kind(),
+        prompt,
+        steps=4,
+        gen_length=8,
+        block_length=4,
+        mask_id=OUTSIDE,
+        eos_id=EOS,
+        eot_id=EOT,
+        confidence_eos_eot_inf=True,
+        compat=compat,
+        on_step=look,
+    )
     assert steps == [0, 1, 2, 3]
 
 
@@ -484,37 +577,41 @@ def test_signatures_are_the_originals():
     assert str(inspect.signature(llada.generate)).startswith(
         "(model, prompt, attention_mask=None, steps=128, gen_length=128, block_length=128, temperature=0.0, "
         "cfg_scale=0.0, remasking='low_confidence', mask_id=126336, logits_eos_inf=False, "
-        "confidence_eos_eot_inf=False, *, ")
+        "confidence_eos_eot_inf=False, *, "
+    )
     assert "eos_id=126081, eot_id=126348" in str(inspect.signature(llada.generate))
     assert str(inspect.signature(llada.add_gumbel_noise)).startswith("(logits, temperature, *, ")
     assert str(inspect.signature(llada.get_num_transfer_tokens)) == "(mask_index, steps)"
 
 
-@pytest.mark.parametrize("bad, error, message", [
-    ({"steps": 0}, ValueError, "steps: must be >= 1, got 0"),
-    ({"steps": 2.0}, TypeError, "steps: must be an int, got float"),
-    ({"steps": 3}, ValueError, "steps: must be a multiple of the number of blocks (2), got 3"),
-    ({"gen_length": 0}, ValueError, "gen_length: must be >= 1, got 0"),
-    ({"gen_length": 7}, ValueError, "gen_length: must be a multiple of block_length (4), got 7"),
-    ({"block_length": -1}, ValueError, "block_length: must be >= 1, got -1"),
-    ({"temperature": -0.5}, ValueError, "temperature: must be finite and >= 0, got -0.5"),
-    ({"temperature": float("nan")}, ValueError, "temperature: must be finite and >= 0, got nan"),
-    ({"temperature": "hot"}, TypeError, "temperature: must be a number, got str"),
-    ({"cfg_scale": -1.0}, ValueError, "cfg_scale: must be finite and >= 0, got -1.0"),
-    ({"remasking": "entropy"}, ValueError, "remasking: must be low_confidence or random, got entropy"),
-    ({"mask_id": None}, TypeError, "mask_id: must be an int, got NoneType"),
-    ({"eos_id": 1.5}, TypeError, "eos_id: must be an int, got float"),
-    ({"logits_to_keep": 3}, ValueError, "logits_to_keep: must be auto, positions, last or all, got 3"),
-    ({"prompt": [[1, 2]]}, TypeError, "prompt: must be a torch.Tensor, got list"),
-    ({"prompt": torch.zeros(2, dtype=torch.long)}, ValueError, "prompt: must have 2 dimensions [B, P], got [2]"),
-    ({"prompt": torch.zeros(1, 2)}, TypeError, "prompt: dtype must be int64 or int32, got float32"),
-    ({"attention_mask": torch.ones(1, 3)}, ValueError, "attention_mask: shape must be [1, 2], got [1, 3]"),
-    ({"attention_mask": [[1, 1]]}, TypeError, "attention_mask: must be a torch.Tensor, got list"),
-    ({"seed": 0.5}, TypeError, "seed: must be an int, got float"),
-    ({"seed": torch.zeros(2, dtype=torch.long)}, ValueError, "seed: shape must be [1], got [2]"),
-    ({"seed": 2**63}, ValueError, "seed: must fit in int64, got 9223372036854775808"),
-    ({"seed": torch.zeros(1)}, TypeError, "seed: dtype must be int64, got float32"),
-])
+@pytest.mark.parametrize(
+    "bad, error, message",
+    [
+        ({"steps": 0}, ValueError, "steps: must be >= 1, got 0"),
+        ({"steps": 2.0}, TypeError, "steps: must be an int, got float"),
+        ({"steps": 3}, ValueError, "steps: must be a multiple of the number of blocks (2), got 3"),
+        ({"gen_length": 0}, ValueError, "gen_length: must be >= 1, got 0"),
+        ({"gen_length": 7}, ValueError, "gen_length: must be a multiple of block_length (4), got 7"),
+        ({"block_length": -1}, ValueError, "block_length: must be >= 1, got -1"),
+        ({"temperature": -0.5}, ValueError, "temperature: must be finite and >= 0, got -0.5"),
+        ({"temperature": float("nan")}, ValueError, "temperature: must be finite and >= 0, got nan"),
+        ({"temperature": "hot"}, TypeError, "temperature: must be a number, got str"),
+        ({"cfg_scale": -1.0}, ValueError, "cfg_scale: must be finite and >= 0, got -1.0"),
+        ({"remasking": "entropy"}, ValueError, "remasking: must be low_confidence or random, got entropy"),
+        ({"mask_id": None}, TypeError, "mask_id: must be an int, got NoneType"),
+        ({"eos_id": 1.5}, TypeError, "eos_id: must be an int, got float"),
+        ({"logits_to_keep": 3}, ValueError, "logits_to_keep: must be auto, positions, last or all, got 3"),
+        ({"prompt": [[1, 2]]}, TypeError, "prompt: must be a torch.Tensor, got list"),
+        ({"prompt": torch.zeros(2, dtype=torch.long)}, ValueError, "prompt: must have 2 dimensions [B, P], got [2]"),
+        ({"prompt": torch.zeros(1, 2)}, TypeError, "prompt: dtype must be int64 or int32, got float32"),
+        ({"attention_mask": torch.ones(1, 3)}, ValueError, "attention_mask: shape must be [1, 2], got [1, 3]"),
+        ({"attention_mask": [[1, 1]]}, TypeError, "attention_mask: must be a torch.Tensor, got list"),
+        ({"seed": 0.5}, TypeError, "seed: must be an int, got float"),
+        ({"seed": torch.zeros(2, dtype=torch.long)}, ValueError, "seed: shape must be [1], got [2]"),
+        ({"seed": 2**63}, ValueError, "seed: must fit in int64, got 9223372036854775808"),
+        ({"seed": torch.zeros(1)}, TypeError, "seed: dtype must be int64, got float32"),
+    ],
+)
 def test_bad_arguments_are_named_before_the_model_is_called(bad, error, message):
     arguments = {"prompt": torch.zeros(1, 2, dtype=torch.long), "steps": 4, "gen_length": 8, "block_length": 4} | bad
     model = Toy()

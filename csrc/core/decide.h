@@ -1,5 +1,6 @@
 // Rules: how many of a sequence's eligible positions to commit. Every rule accepts a prefix of one ranking, so a rule
-// is a count. To add one: a name here, its branch in `accept`, python_ref/decide.py, and a class in dlm_kernels/rules.py.
+// is a count. To add one: a name here, its branch in `accept`, python_ref/decide.py, and a class in
+// dlm_kernels/rules.py.
 #pragma once
 
 #include "dtype.h"

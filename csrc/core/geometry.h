@@ -1,15 +1,15 @@
 // Rows and positions: row r of the logits (or of any row-shaped argument) <-> (sequence b, canvas position p).
 #pragma once
 
-#include "params.h"
 #include "dtype.h"
+#include "params.h"
 
 namespace dlm {
 
 // Every rows-shaped argument has leading shape [B, W] (dense) or [R] (packed, W = 0).
 struct Geometry {
-  int64_t batch = 0;   // B
-  int64_t width = 0;   // W; 0 when packed
+  int64_t batch = 0;  // B
+  int64_t width = 0;  // W; 0 when packed
   int64_t num_rows = 0;
   int64_t length = 0;  // L
   int64_t shift = 0;
@@ -76,7 +76,8 @@ DLM_HD bool is_candidate(const DecideParams& d, const Place& at) {
   const int64_t stop = d.window_stop < 0 ? d.x.shape[1] : d.window_stop;
   if (at.b < 0 || at.p < 0 || at.p >= d.x.shape[1] || at.p < d.window_start || at.p >= stop) return false;
   if (load_int(d.x.data, d.x.dtype, at.b * d.x.stride[0] + at.p * d.x.stride[1]) != d.mask_id) return false;
-  return !given(d.frozen) || !static_cast<const bool*>(d.frozen.data)[at.b * d.frozen.stride[0] + at.p * d.frozen.stride[1]];
+  return !given(d.frozen) ||
+         !static_cast<const bool*>(d.frozen.data)[at.b * d.frozen.stride[0] + at.p * d.frozen.stride[1]];
 }
 
 }  // namespace dlm

@@ -11,8 +11,8 @@ constexpr int32_t kMaxDims = 6;  // ops take up to 3; the rest is for the error 
 // A strided view. All strides are in elements. ndim < 0: the argument was not given.
 struct Array {
   void* data = nullptr;
-  int32_t dtype = 0;   // DType
-  int32_t device = -1; // -1: CPU, >= 0: CUDA ordinal
+  int32_t dtype = 0;    // DType
+  int32_t device = -1;  // -1: CPU, >= 0: CUDA ordinal
   int32_t ndim = -1;
   int64_t shape[kMaxDims] = {};
   int64_t stride[kMaxDims] = {};
@@ -45,10 +45,10 @@ struct PlaceParams {
 
 // How a token is drawn and scored.
 struct DrawParams {
-  Array seed;      // [1] or [B] int64
-  Array step;      // one int64
-  Array uniform;   // rows' shape, float64 in (0, 1): overrides the keyed uniform
-  Array demote;    // [n] int64: ids whose positions rank last
+  Array seed;     // [1] or [B] int64
+  Array step;     // one int64
+  Array uniform;  // rows' shape, float64 in (0, 1): overrides the keyed uniform
+  Array demote;   // [n] int64: ids whose positions rank last
   const char* confidence = "prob";
   const char* confidence_from = "raw";
   const char* conf_dtype = "float32";
@@ -72,7 +72,8 @@ struct RowStatsArgs {
   Array given;  // rows' shape int64, -1 = none
   // out, all of the rows' shape, contiguous
   int64_t* argmax = nullptr;
-  float *max = nullptr, *logsumexp = nullptr, *second = nullptr, *rest = nullptr, *entropy = nullptr, *p_given = nullptr;
+  float *max = nullptr, *logsumexp = nullptr, *second = nullptr, *rest = nullptr, *entropy = nullptr,
+        *p_given = nullptr;
   bool* bad = nullptr;
 };
 

@@ -28,8 +28,8 @@ DLM_HD Philox4 philox4x32_10(Philox4 counter, uint32_t key0, uint32_t key1) {
 
 DLM_HD Philox4 noise(int64_t seed, int64_t position, int64_t step, Stream stream) {
   const uint64_t s = static_cast<uint64_t>(seed), t = static_cast<uint64_t>(step);
-  const Philox4 counter = {{static_cast<uint32_t>(position), static_cast<uint32_t>(t),
-                            static_cast<uint32_t>(t >> 32), static_cast<uint32_t>(stream)}};
+  const Philox4 counter = {{static_cast<uint32_t>(position), static_cast<uint32_t>(t), static_cast<uint32_t>(t >> 32),
+                            static_cast<uint32_t>(stream)}};
   return philox4x32_10(counter, static_cast<uint32_t>(s), static_cast<uint32_t>(s >> 32));
 }
 

@@ -1,9 +1,9 @@
 // Host checks of the arguments, once, before anything is written, for every compiled backend and entry point.
 // python_ref/validate.py is the same list in the same order with the same texts; a test compares the two.
 //
-// Arguments are checked in the order of the op's signature, each one completely: dtype (a TypeError), then device, shape,
-// strides and range (ValueErrors). Values of arrays are checked on the CPU only: elsewhere that would synchronise with the
-// device, so kernels there must survive any value.
+// Arguments are checked in the order of the op's signature, each one completely: dtype (a TypeError), then device,
+// shape, strides and range (ValueErrors). Values of arrays are checked on the CPU only: elsewhere that would
+// synchronise with the device, so kernels there must survive any value.
 #pragma once
 
 #include <algorithm>
@@ -58,7 +58,8 @@ inline std::string shape(const Array& a) { return list(a.shape, min_of(a.ndim, k
 template <class T>
 std::string one_of(const std::vector<T>& names) {
   std::string text;
-  for (size_t i = 0; i < names.size(); ++i) text += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + std::string(names[i]);
+  for (size_t i = 0; i < names.size(); ++i)
+    text += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + std::string(names[i]);
   return text;
 }
 
@@ -72,7 +73,8 @@ inline void dtype(const char* argument, const Array& a, const std::vector<DType>
   if (std::find(wanted.begin(), wanted.end(), a.dtype) != wanted.end()) return;
   Names names;
   for (DType d : wanted) names.push_back(dtype_name(d));
-  throw InvalidArgument{kTypeError, std::string(argument) + ": dtype must be " + one_of(names) + ", got " + dtype_name(a.dtype)};
+  throw InvalidArgument{kTypeError,
+                        std::string(argument) + ": dtype must be " + one_of(names) + ", got " + dtype_name(a.dtype)};
 }
 
 inline void on_device(const char* argument, const Array& a, const char* anchor, const Array& like) {
@@ -95,7 +97,8 @@ inline void dims(const char* argument, const Array& a, const char* names, int32_
 
 inline void unit_stride(const char* argument, const Array& a) {
   const int32_t last = a.ndim - 1;
-  require(numel(a) == 0 || a.shape[last] == 1 || a.stride[last] == 1, argument, "stride of the last dimension must be 1", number(a.stride[last]));
+  require(numel(a) == 0 || a.shape[last] == 1 || a.stride[last] == 1, argument,
+          "stride of the last dimension must be 1", number(a.stride[last]));
 }
 
 inline int32_t name(const char* argument, const char* got, const Names& known) {
@@ -115,7 +118,8 @@ void values(const char* argument, const Array& a, Good good, const std::string& 
     for (int64_t j = 0; j < cols; ++j) {
       const int64_t offset = (a.ndim > 1 ? i * a.stride[0] : 0) + (a.ndim == 0 ? 0 : j * a.stride[a.ndim - 1]);
       const T v = static_cast<const T*>(a.data)[offset];
-      require(good(v), argument, rule, std::is_integral<T>::value ? number(static_cast<int64_t>(v)) : number(static_cast<double>(v)));
+      require(good(v), argument, rule,
+              std::is_integral<T>::value ? number(static_cast<int64_t>(v)) : number(static_cast<double>(v)));
     }
   }
 }
@@ -130,8 +134,10 @@ inline void canvas(const Array& x) {
 
 // [B, W, ...] must fit the canvas.
 inline void covered(const char* argument, const Array& a, const Array& x) {
-  require(a.shape[0] == x.shape[0], argument, "dimension 0 must be " + number(x.shape[0]) + " as in x", number(a.shape[0]));
-  require(a.shape[1] <= x.shape[1], argument, "dimension 1 must be at most " + number(x.shape[1]) + " as in x", number(a.shape[1]));
+  require(a.shape[0] == x.shape[0], argument, "dimension 0 must be " + number(x.shape[0]) + " as in x",
+          number(a.shape[0]));
+  require(a.shape[1] <= x.shape[1], argument, "dimension 1 must be at most " + number(x.shape[1]) + " as in x",
+          number(a.shape[1]));
 }
 
 enum Layout { kDense, kPacked, kEither };
@@ -150,7 +156,8 @@ inline void logits(const Array& z, Layout layout, const Array* x) {
 }
 
 // [1] or [B]; batch < 0: any length.
-inline void per_request(const char* argument, const Array& a, DType type, int64_t batch, const char* anchor, const Array& like) {
+inline void per_request(const char* argument, const Array& a, DType type, int64_t batch, const char* anchor,
+                        const Array& like) {
   dtype(argument, a, {type});
   on_device(argument, a, anchor, like);
   if (batch < 0) {
@@ -162,8 +169,9 @@ inline void per_request(const char* argument, const Array& a, DType type, int64_
 
 inline void temperature(const Array& t, int64_t batch, const char* anchor, const Array& like, bool above_zero = false) {
   per_request("temperature", t, kFloat32, batch, anchor, like);
-  values<float>("temperature", t, [&](float v) { return std::isfinite(v) && (above_zero ? v > 0 : v >= 0); },
-                above_zero ? "must be finite and > 0" : "must be finite and >= 0");
+  values<float>(
+      "temperature", t, [&](float v) { return std::isfinite(v) && (above_zero ? v > 0 : v >= 0); },
+      above_zero ? "must be finite and > 0" : "must be finite and >= 0");
 }
 
 inline void step(const Array& s, const char* anchor, const Array& like) {
@@ -189,7 +197,8 @@ inline int32_t rule(const DecideParams& d) {
 
 inline void window(const DecideParams& d) {
   const int64_t length = d.x.shape[1];
-  require(d.window_start >= 0 && d.window_start <= length, "window_start", "must be in [0, " + number(length) + "]", number(d.window_start));
+  require(d.window_start >= 0 && d.window_start <= length, "window_start", "must be in [0, " + number(length) + "]",
+          number(d.window_start));
   require(d.window_stop == -1 || (d.window_start <= d.window_stop && d.window_stop <= length), "window_stop",
           "must be -1 or in [" + number(d.window_start) + ", " + number(length) + "]", number(d.window_stop));
 }
@@ -206,8 +215,9 @@ inline void start(const Array& s, bool packed, int64_t batch, int64_t last, cons
   if (!given(s)) return;
   per_request("start", s, kInt64, packed ? -1 : batch, anchor, like);
   require(!packed, "start", "must not be given with packed logits [R, V]", shape(s));
-  values<int64_t>("start", s, [&](int64_t v) { return v >= 0 && (last < 0 || v <= last); },
-                  last < 0 ? "must be >= 0" : "must be in [0, " + number(last) + "] (L - W)");
+  values<int64_t>(
+      "start", s, [&](int64_t v) { return v >= 0 && (last < 0 || v <= last); },
+      last < 0 ? "must be >= 0" : "must be in [0, " + number(last) + "] (L - W)");
 }
 
 // size: B * L, or < 0 for no limit.
@@ -216,8 +226,9 @@ inline void rows(const Array& r, int64_t count, int64_t size, const char* anchor
   dtype("rows", r, {kInt64});
   on_device("rows", r, anchor, like);
   has_shape("rows", r, {{count}});
-  values<int64_t>("rows", r, [&](int64_t v) { return v >= -1 && (size < 0 || v < size); },
-                  size < 0 ? "must be >= -1" : "must be in [-1, " + number(size) + ")");
+  values<int64_t>(
+      "rows", r, [&](int64_t v) { return v >= -1 && (size < 0 || v < size); },
+      size < 0 ? "must be >= -1" : "must be in [-1, " + number(size) + ")");
   if (r.device >= 0) return;
   std::vector<int64_t> sorted;
   for (int64_t i = 0; i < count; ++i) sorted.push_back(static_cast<const int64_t*>(r.data)[i * r.stride[0]]);
@@ -265,7 +276,8 @@ inline void uniform(const Array& u, const Array& logits) {
 }
 
 inline void scoring(const DrawParams& d, Resolved* out) {
-  out->confidence = name("confidence", d.confidence, {confidence_name(0), confidence_name(1), confidence_name(2), confidence_name(3)});
+  out->confidence = name("confidence", d.confidence,
+                         {confidence_name(0), confidence_name(1), confidence_name(2), confidence_name(3)});
   out->from_sampled = name("confidence_from", d.confidence_from, {"raw", "sampled"}) == 1;
   const DType conf_dtypes[] = {kFloat32, kBFloat16, kFloat64};
   out->conf_dtype = conf_dtypes[name("conf_dtype", d.conf_dtype, {"float32", "bfloat16", "float64"})];

@@ -27,7 +27,9 @@ int32_t call(const Args* args, const dlm_executor* executor, void* workspace, dl
   }
 }
 
-int32_t thread_count(const dlm_executor* executor) { return executor == nullptr ? 1 : dlm::max_of(executor->threads, 1); }
+int32_t thread_count(const dlm_executor* executor) {
+  return executor == nullptr ? 1 : dlm::max_of(executor->threads, 1);
+}
 
 int64_t count(const dlm::Array& ids) { return dlm::given(ids) ? ids.shape[0] : 0; }
 
@@ -37,28 +39,33 @@ DLM_API int64_t dlm_cpu_workspace_bytes(int64_t rows, int64_t batch, int64_t num
   return dlm::cpu::cut_scratch(nullptr, rows, batch, num_suppress, dlm::max_of(threads, 1)).bytes;
 }
 
-DLM_API int32_t dlm_cpu_row_stats(const dlm::RowStatsArgs* args, const dlm_executor* executor, void* workspace, dlm_error* error) {
+DLM_API int32_t dlm_cpu_row_stats(const dlm::RowStatsArgs* args, const dlm_executor* executor, void* workspace,
+                                  dlm_error* error) {
   return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void* w) {
     const auto scratch = dlm::cpu::cut_scratch(w, r.geometry.num_rows, 0, count(a.sweep.suppress), thread_count(e));
     dlm::cpu::row_stats(a, r, e, scratch);
   });
 }
 
-DLM_API int32_t dlm_cpu_draw_tokens(const dlm::DrawArgs* args, const dlm_executor* executor, void* workspace, dlm_error* error) {
+DLM_API int32_t dlm_cpu_draw_tokens(const dlm::DrawArgs* args, const dlm_executor* executor, void* workspace,
+                                    dlm_error* error) {
   return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void* w) {
     const auto scratch = dlm::cpu::cut_scratch(w, r.geometry.num_rows, 0, count(a.sweep.suppress), thread_count(e));
     dlm::cpu::draw_tokens(a, r, e, scratch);
   });
 }
 
-DLM_API int32_t dlm_cpu_denoise_step(const dlm::StepArgs* args, const dlm_executor* executor, void* workspace, dlm_error* error) {
+DLM_API int32_t dlm_cpu_denoise_step(const dlm::StepArgs* args, const dlm_executor* executor, void* workspace,
+                                     dlm_error* error) {
   return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void* w) {
-    const auto scratch = dlm::cpu::cut_scratch(w, r.geometry.num_rows, a.decide.x.shape[0], count(a.sweep.suppress), thread_count(e));
+    const auto scratch =
+        dlm::cpu::cut_scratch(w, r.geometry.num_rows, a.decide.x.shape[0], count(a.sweep.suppress), thread_count(e));
     dlm::cpu::denoise_step(a, r, e, scratch);
   });
 }
 
-DLM_API int32_t dlm_cpu_topk_unmask(const dlm::UnmaskArgs* args, const dlm_executor* executor, void* workspace, dlm_error* error) {
+DLM_API int32_t dlm_cpu_topk_unmask(const dlm::UnmaskArgs* args, const dlm_executor* executor, void* workspace,
+                                    dlm_error* error) {
   return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void* w) {
     const auto scratch = dlm::cpu::cut_scratch(w, r.geometry.num_rows, a.decide.x.shape[0], 0, thread_count(e));
     dlm::cpu::topk_unmask(a, r, e, scratch);

@@ -51,13 +51,14 @@ struct Counts {
 
 // Rank, accept and commit the eligible rows of one sequence; `eligible` are at scratch.ranked + offset[b].
 template <class Token>
-Counts commit_sequence(const DecideParams& d, const RuleParams& rule, const Scratch& scratch, int64_t b, int64_t eligible,
-                       bool* committed, Token token) {
+Counts commit_sequence(const DecideParams& d, const RuleParams& rule, const Scratch& scratch, int64_t b,
+                       int64_t eligible, bool* committed, Token token) {
   Ranked* const ranked = scratch.ranked + scratch.offset[b];
   rank(ranked, eligible, rule.rule == kTopK ? min_of(rule.quota, eligible) : eligible);
   Counts out;
-  out.committed = accept(rule, eligible, [&](int64_t i) { return scratch.value[ranked[i].row]; },
-                         [&](int64_t i) { return scratch.entropy[ranked[i].row]; });
+  out.committed = accept(
+      rule, eligible, [&](int64_t i) { return scratch.value[ranked[i].row]; },
+      [&](int64_t i) { return scratch.entropy[ranked[i].row]; });
   out.open = scratch.offset[b + 1] - scratch.offset[b] - out.committed;
   for (int64_t i = 0; i < out.committed; ++i) {
     const int64_t row = ranked[i].row;
@@ -89,9 +90,11 @@ void row_stats(const RowStatsArgs& a, const Resolved& r, const dlm_executor* exe
     a.rest[row] = good ? static_cast<float>(s.rest) : 0;
     a.entropy[row] = good ? static_cast<float>(entropy(s)) : 0;
     a.bad[row] = !good;
-    const int64_t token = given(a.given) ? static_cast<const int64_t*>(a.given.data)[row_offset(r.geometry, a.given, row)] : -1;
+    const int64_t token =
+        given(a.given) ? static_cast<const int64_t*>(a.given.data)[row_offset(r.geometry, a.given, row)] : -1;
     const bool known = good && token >= 0 && token < r.vocab;
-    a.p_given[row] = known ? static_cast<float>(1 / (1 + odds_against(s, token, logit_at(job.source, token), job.law.beta))) : 0;
+    a.p_given[row] =
+        known ? static_cast<float>(1 / (1 + odds_against(s, token, logit_at(job.source, token), job.law.beta))) : 0;
   };
   for_each_row(kernels, executor, scratch, r.geometry.num_rows, r.vocab, make, finish);
 }

@@ -15,7 +15,8 @@ bool holds(const Array& ids, int64_t token) {
 void prepare_excluded(const SweepParams& s, const Scratch& scratch) {
   if (!given(s.suppress)) return;
   const int64_t n = s.suppress.shape[0];
-  for (int64_t i = 0; i < n; ++i) scratch.excluded[i] = static_cast<const int64_t*>(s.suppress.data)[i * s.suppress.stride[0]];
+  for (int64_t i = 0; i < n; ++i)
+    scratch.excluded[i] = static_cast<const int64_t*>(s.suppress.data)[i * s.suppress.stride[0]];
   std::sort(scratch.excluded, scratch.excluded + n);
 }
 
@@ -50,7 +51,8 @@ RowJob Drawer::job(const Scratch& scratch, int64_t row, const Place& at) const {
   return job;
 }
 
-DrawnRow Drawer::finish(const KernelTable& k, const RowJob& job, const ChunkStats* chunks, int64_t row, const Place& at) const {
+DrawnRow Drawer::finish(const KernelTable& k, const RowJob& job, const ChunkStats* chunks, int64_t row,
+                        const Place& at) const {
   DrawnRow out;
   RowStats stats;
   out.good = finish_row(k, job.source, resolved_.vocab, job.law, chunks, &stats);
@@ -67,8 +69,8 @@ DrawnRow Drawer::finish(const KernelTable& k, const RowJob& job, const ChunkStat
   const float rank = resolved_.confidence == kRandom ? uniform_23(noise(seed, at.p, step, kStreamRank)) : 0;
   out.score = holds(draw_.demote, out.token)
                   ? demoted(resolved_.confidence)
-                  : score(resolved_.confidence, resolved_.conf_dtype, stats, odds_against(stats, out.token, z, job.law.beta),
-                          job.law.beta, rank);
+                  : score(resolved_.confidence, resolved_.conf_dtype, stats,
+                          odds_against(stats, out.token, z, job.law.beta), job.law.beta, rank);
   out.logprob = static_cast<float>(log_prob(stats, out.token, z, job.law.beta));
   out.entropy = job.law.tilt ? static_cast<float>(entropy(stats)) : 0;
   return out;

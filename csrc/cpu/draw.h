@@ -26,7 +26,8 @@ class Drawer {
  public:
   Drawer(const SweepParams& sweep, const DrawParams& draw, const Resolved& resolved, bool tilt);
   RowJob job(const Scratch& scratch, int64_t row, const Place& at) const;
-  DrawnRow finish(const KernelTable& k, const RowJob& job, const ChunkStats* chunks, int64_t row, const Place& at) const;
+  DrawnRow finish(const KernelTable& k, const RowJob& job, const ChunkStats* chunks, int64_t row,
+                  const Place& at) const;
 
  private:
   const SweepParams& sweep_;

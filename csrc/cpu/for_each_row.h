@@ -1,5 +1,5 @@
-// Rows over threads; chunks over threads when rows are few. Either way every chunk is swept by the same code and a row's
-// chunks are joined in index order by whoever finishes last, so the result does not depend on the split.
+// Rows over threads; chunks over threads when rows are few. Either way every chunk is swept by the same code and a
+// row's chunks are joined in index order by whoever finishes last, so the result does not depend on the split.
 #pragma once
 
 #include "../api.h"
@@ -15,11 +15,12 @@ struct RowJob {
 
 // make(i) -> RowJob and finish(i, job, chunks) for i in [0, count), finish on any worker.
 template <class Make, class Finish>
-void for_each_row(const KernelTable& kernels, const dlm_executor* executor, const Scratch& scratch, int64_t count, int64_t vocab,
-                  Make make, Finish finish) {
+void for_each_row(const KernelTable& kernels, const dlm_executor* executor, const Scratch& scratch, int64_t count,
+                  int64_t vocab, Make make, Finish finish) {
   const int32_t threads = executor == nullptr ? 1 : max_of(executor->threads, 1);
   const int64_t size = chunk_size(vocab), chunks = num_chunks(vocab), wanted = kRowsPerWorker * threads;
-  const int64_t split = threads == 1 || count >= wanted || count == 0 ? 1 : min_of(chunks, (wanted + count - 1) / count);
+  const int64_t split =
+      threads == 1 || count >= wanted || count == 0 ? 1 : min_of(chunks, (wanted + count - 1) / count);
   for (int64_t i = 0; split > 1 && i < count; ++i) scratch.arrived[i].store(0, std::memory_order_relaxed);
 
   std::atomic<int64_t> next{0};
@@ -39,8 +40,10 @@ void for_each_row(const KernelTable& kernels, const dlm_executor* executor, cons
   if (workers <= 1) {
     work();
   } else {
-    executor->run(executor->self, static_cast<int32_t>(workers),
-                  [](void* context, int32_t) { (*static_cast<const decltype(work)*>(context))(); }, const_cast<void*>(static_cast<const void*>(&work)));
+    executor->run(
+        executor->self, static_cast<int32_t>(workers),
+        [](void* context, int32_t) { (*static_cast<const decltype(work)*>(context))(); },
+        const_cast<void*>(static_cast<const void*>(&work)));
   }
 }
 

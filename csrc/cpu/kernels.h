@@ -10,9 +10,9 @@ namespace dlm::cpu {
 
 // exp((z - ref) * beta) is evaluated as exp2((z - ref) * scale), scale = beta * log2(e).
 struct LawScales {
-  float ref = 0;          // a logit; sums are relative to it. exp2 may reach 2^kMaxLead before a redo
-  float scale = 0;        // confidence law
-  float draw_scale = 0;   // draw law, read only by kTwoLaws kernels
+  float ref = 0;         // a logit; sums are relative to it. exp2 may reach 2^kMaxLead before a redo
+  float scale = 0;       // confidence law
+  float draw_scale = 0;  // draw law, read only by kTwoLaws kernels
 };
 
 // Largest (max - ref) * scale, in log2 units, that a run of logits may reach: above it sums in float could overflow.
@@ -20,8 +20,8 @@ constexpr float kMaxLead = 64.0f;
 
 struct RunStats {
   float max = -kInfinity;
-  double mass = 0;       // sum of exp2((z - ref) * scale)
-  double tilt = 0;       // sum of the same times its exponent, log2 units
+  double mass = 0;  // sum of exp2((z - ref) * scale)
+  double tilt = 0;  // sum of the same times its exponent, log2 units
   double draw_mass = 0;
 };
 
@@ -30,7 +30,7 @@ enum AccumulateFlags : int { kPlain = 0, kTilt = 1, kTwoLaws = 2, kNumAccumulate
 struct DTypeKernels {
   // A run of n contiguous logits: adds to *out. NaN makes mass NaN; -inf adds nothing.
   void (*accumulate[kNumAccumulateFlags])(const void* z, int64_t n, const LawScales& law, RunStats* out);
-  float (*maximum)(const void* z, int64_t n);  // NaN may be passed over; accumulate finds it
+  float (*maximum)(const void* z, int64_t n);              // NaN may be passed over; accumulate finds it
   int64_t (*find)(const void* z, int64_t n, float value);  // lowest index with z == value, -1 if none
   // Walks the CDF of exp2((z - ref) * draw_scale) in index order until it passes *target. Returns the index, or -1
   // with *target reduced by the run's mass; *last tracks the last index with mass (unchanged if none).
@@ -53,7 +53,7 @@ const KernelTable& avx512_emulated_kernels();  // the AVX-512 source over plain 
 
 // dispatch.cpp
 const KernelTable& active_kernels();
-bool set_isa(const char* name);   // "auto" or a name from isa_names(); false if this machine cannot run it
-const char* isa_names();          // comma-separated, best first
+bool set_isa(const char* name);  // "auto" or a name from isa_names(); false if this machine cannot run it
+const char* isa_names();         // comma-separated, best first
 
 }  // namespace dlm::cpu

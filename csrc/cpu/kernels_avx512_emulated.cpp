@@ -1,4 +1,5 @@
-// The AVX-512 loops over plain C++ (tests/emulation/avx512.h), so that they run on CPUs without AVX-512. Test builds only.
+// The AVX-512 loops over plain C++ (tests/emulation/avx512.h), so that they run on CPUs without AVX-512. Test builds
+// only.
 #define DLM_AVX512_HEADER "../../tests/emulation/avx512.h"
 #include "vec_avx512.h"
 

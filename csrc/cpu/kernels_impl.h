@@ -24,11 +24,17 @@ constexpr uintptr_t kAhead = 4096;
 template <class T>
 T negative_infinity();
 template <>
-inline float negative_infinity<float>() { return -dlm::kInfinity; }
+inline float negative_infinity<float>() {
+  return -dlm::kInfinity;
+}
 template <>
-inline dlm::BFloat16 negative_infinity<dlm::BFloat16>() { return {0xff80}; }
+inline dlm::BFloat16 negative_infinity<dlm::BFloat16>() {
+  return {0xff80};
+}
 template <>
-inline dlm::Float16 negative_infinity<dlm::Float16>() { return {0xfc00}; }
+inline dlm::Float16 negative_infinity<dlm::Float16>() {
+  return {0xfc00};
+}
 
 // Calls body(4 Vecs, index of the first logit) block by block until it returns true; the tail is padded with -inf.
 template <class T, class Body>

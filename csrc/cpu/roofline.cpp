@@ -1,5 +1,5 @@
-// What bounds a sweep on this machine right now: reading memory, and exponentials on data in L1. Benches measure both in
-// the same run as the kernels, because neither is a constant of the machine.
+// What bounds a sweep on this machine right now: reading memory, and exponentials on data in L1. Benches measure both
+// in the same run as the kernels, because neither is a constant of the machine.
 #include <cstring>
 
 #include "../api.h"

@@ -1,5 +1,5 @@
-// One row of effective logits, as runs of contiguous values: straight from the caller's memory where that is what the law
-// reads, through a small stack tile where logits are combined (guidance) or excluded (suppressed ids).
+// One row of effective logits, as runs of contiguous values: straight from the caller's memory where that is what the
+// law reads, through a small stack tile where logits are combined (guidance) or excluded (suppressed ids).
 #pragma once
 
 #include <algorithm>
@@ -14,13 +14,15 @@ struct RowSource {
   const void* cond = nullptr;
   const void* uncond = nullptr;  // null: no guidance
   int32_t dtype = kFloat32;
-  float cfg_weight = 1;             // w + 1
+  float cfg_weight = 1;               // w + 1
   const int64_t* excluded = nullptr;  // sorted ids that count as -inf
   int64_t num_excluded = 0;
 };
 
 // u + (w + 1)(c - u); two -inf stay -inf instead of NaN.
-inline float combine(float c, float u, float weight) { return c == -kInfinity && u == -kInfinity ? -kInfinity : u + weight * (c - u); }
+inline float combine(float c, float u, float weight) {
+  return c == -kInfinity && u == -kInfinity ? -kInfinity : u + weight * (c - u);
+}
 
 inline float logit_at(const RowSource& s, int64_t i) {
   if (std::binary_search(s.excluded, s.excluded + s.num_excluded, i)) return -kInfinity;
@@ -28,8 +30,8 @@ inline float logit_at(const RowSource& s, int64_t i) {
   return s.uncond == nullptr ? c : combine(c, load_float(s.uncond, s.dtype, i), s.cfg_weight);
 }
 
-// Calls body(data, dtype, n, index of the first) over [begin, end) in index order until it returns true. `also_excluded`
-// counts as -inf as well (-1: nothing).
+// Calls body(data, dtype, n, index of the first) over [begin, end) in index order until it returns true.
+// `also_excluded` counts as -inf as well (-1: nothing).
 template <class Body>
 inline void for_each_run(const RowSource& s, int64_t begin, int64_t end, int64_t also_excluded, Body body) {
   const int64_t* id = std::lower_bound(s.excluded, s.excluded + s.num_excluded, begin);

@@ -13,15 +13,15 @@ namespace dlm::cpu {
 constexpr int64_t kRowsPerWorker = 4;
 
 struct Scratch {
-  int64_t* offset;          // [B + 1] where each sequence's candidates begin
-  int64_t* candidate;       // [R] candidate rows, grouped by sequence
-  Ranked* ranked;           // [R]
-  double* value;            // [R]
-  float* entropy;           // [R]
-  float* key;               // [R]
-  bool* good;               // [R]
-  int64_t* excluded;        // [S] suppressed ids, sorted
-  ChunkStats* slot;         // [min(R, kRowsPerWorker * threads), kMaxChunks] of rows split between workers
+  int64_t* offset;                // [B + 1] where each sequence's candidates begin
+  int64_t* candidate;             // [R] candidate rows, grouped by sequence
+  Ranked* ranked;                 // [R]
+  double* value;                  // [R]
+  float* entropy;                 // [R]
+  float* key;                     // [R]
+  bool* good;                     // [R]
+  int64_t* excluded;              // [S] suppressed ids, sorted
+  ChunkStats* slot;               // [min(R, kRowsPerWorker * threads), kMaxChunks] of rows split between workers
   std::atomic<int32_t>* arrived;  // one per slot row
   int64_t bytes;
 };

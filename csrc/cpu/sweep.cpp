@@ -77,8 +77,8 @@ ChunkStats sweep_chunk(const KernelTable& k, const RowSource& source, int64_t be
   return out;
 }
 
-bool finish_row(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law, const ChunkStats* chunks,
-                RowStats* out) {
+bool finish_row(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law,
+                const ChunkStats* chunks, RowStats* out) {
   const int64_t size = chunk_size(vocab), n = num_chunks(vocab);
   int64_t winner = 0;
   for (int64_t c = 0; c < n; ++c) {
@@ -108,8 +108,8 @@ bool finish_row(const KernelTable& k, const RowSource& source, int64_t vocab, co
   return true;
 }
 
-int64_t draw_token(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law, const ChunkStats* chunks,
-                   const RowStats& stats, double uniform) {
+int64_t draw_token(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law,
+                   const ChunkStats* chunks, const RowStats& stats, double uniform) {
   if (!(law.draw_beta > 0)) return stats.argmax;
   const ChunkPick pick = pick_chunk(chunks, num_chunks(vocab), law.draw_beta, uniform);
   if (pick.chunk < 0) return stats.argmax;

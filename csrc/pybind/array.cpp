@@ -18,8 +18,10 @@ namespace {
 int32_t dtype_of(const py::array& a) {
   const char kind = a.dtype().kind(), order = a.dtype().byteorder();
   const auto size = a.itemsize();
-  if (order == '>') throw py::type_error("logits: dtype must be of native byte order, got " + std::string(py::str(a.dtype())));
-  if (kind == 'f') return size == 4 ? dlm::kFloat32 : size == 2 ? dlm::kFloat16 : size == 8 ? dlm::kFloat64 : dlm::kOtherDType;
+  if (order == '>')
+    throw py::type_error("logits: dtype must be of native byte order, got " + std::string(py::str(a.dtype())));
+  if (kind == 'f')
+    return size == 4 ? dlm::kFloat32 : size == 2 ? dlm::kFloat16 : size == 8 ? dlm::kFloat64 : dlm::kOtherDType;
   if (kind == 'i') return size == 8 ? dlm::kInt64 : size == 4 ? dlm::kInt32 : dlm::kOtherDType;
   return kind == 'b' ? dlm::kBool : dlm::kOtherDType;
 }
@@ -65,8 +67,8 @@ T* data(py::array& a) {
 }
 
 py::tuple row_stats(const py::array& logits, const py::array& temperature, const std::optional<py::array>& given,
-                    const std::optional<py::array>& uncond_logits, double cfg_scale, const std::optional<py::array>& suppress,
-                    int32_t threads) {
+                    const std::optional<py::array>& uncond_logits, double cfg_scale,
+                    const std::optional<py::array>& suppress, int32_t threads) {
   std::vector<py::ssize_t> shape;
   for (py::ssize_t d = 0; d + 1 < logits.ndim(); ++d) shape.push_back(logits.shape(d));
   py::array_t<int64_t> argmax(shape);
@@ -104,6 +106,6 @@ py::tuple row_stats(const py::array& logits, const py::array& temperature, const
 }  // namespace
 
 PYBIND11_MODULE(_array, m) {
-  m.def("row_stats", &row_stats, py::arg("logits").noconvert(), py::arg("temperature"), py::arg("given"), py::arg("uncond_logits"),
-        py::arg("cfg_scale"), py::arg("suppress"), py::arg("threads"));
+  m.def("row_stats", &row_stats, py::arg("logits").noconvert(), py::arg("temperature"), py::arg("given"),
+        py::arg("uncond_logits"), py::arg("cfg_scale"), py::arg("suppress"), py::arg("threads"));
 }

@@ -8,10 +8,12 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+
 #include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
+
 
 #include "../api.h"
 
@@ -72,7 +74,9 @@ void raise_if(int32_t status, const dlm_error& error) {
 class Outputs {
  public:
   explicit Outputs(const Tensor& like) : like_(like) {}
-  Tensor make(const std::vector<int64_t>& shape, ScalarType type) const { return torch::stable::new_empty(like_, shape, type); }
+  Tensor make(const std::vector<int64_t>& shape, ScalarType type) const {
+    return torch::stable::new_empty(like_, shape, type);
+  }
 
  private:
   const Tensor& like_;
@@ -90,7 +94,8 @@ int64_t product(const std::vector<int64_t>& shape) {
   return n;
 }
 
-Tensor workspace(const Outputs& out, const std::vector<int64_t>& shape, int64_t batch, const MaybeTensor& suppress, const Pool& pool) {
+Tensor workspace(const Outputs& out, const std::vector<int64_t>& shape, int64_t batch, const MaybeTensor& suppress,
+                 const Pool& pool) {
   const int64_t ids = suppress.has_value() ? suppress->numel() : 0;
   // int64 elements: aligned for everything that is cut from it.
   return out.make({(dlm_cpu_workspace_bytes(product(shape), batch, ids, pool.threads) + 7) / 8}, ScalarType::Long);
@@ -101,8 +106,8 @@ T* data(Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
-dlm::SweepParams sweep_params(const Tensor& logits, const Tensor& temperature, const MaybeTensor& uncond, double cfg_scale,
-                              const MaybeTensor& suppress) {
+dlm::SweepParams sweep_params(const Tensor& logits, const Tensor& temperature, const MaybeTensor& uncond,
+                              double cfg_scale, const MaybeTensor& suppress) {
   dlm::SweepParams p;
   p.logits = view(logits);
   p.temperature = view(temperature);
@@ -121,8 +126,8 @@ dlm::PlaceParams place_params(const MaybeTensor& start, const MaybeTensor& rows,
   return p;
 }
 
-dlm::DecideParams decide_params(const Tensor& x, const Tensor& quota, int64_t mask_id, int64_t window_start, int64_t window_stop,
-                                const MaybeTensor& frozen) {
+dlm::DecideParams decide_params(const Tensor& x, const Tensor& quota, int64_t mask_id, int64_t window_start,
+                                int64_t window_stop, const MaybeTensor& frozen) {
   dlm::DecideParams p;
   p.x = view(x);
   p.quota = view(quota);
@@ -135,8 +140,8 @@ dlm::DecideParams decide_params(const Tensor& x, const Tensor& quota, int64_t ma
 
 using Eight = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Eight row_stats(const Tensor& logits, const Tensor& temperature, const MaybeTensor& given, const MaybeTensor& uncond_logits,
-                double cfg_scale, const MaybeTensor& suppress) {
+Eight row_stats(const Tensor& logits, const Tensor& temperature, const MaybeTensor& given,
+                const MaybeTensor& uncond_logits, double cfg_scale, const MaybeTensor& suppress) {
   const Pool pool;
   const Outputs out(logits);
   const auto shape = leading_shape(logits, logits.dim() - 1);
@@ -163,9 +168,10 @@ Eight row_stats(const Tensor& logits, const Tensor& temperature, const MaybeTens
 
 using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Six draw_tokens(const Tensor& logits, const Tensor& temperature, const Tensor& seed, const Tensor& step, const MaybeTensor& start,
-                const MaybeTensor& rows, int64_t length, int64_t shift, const MaybeTensor& suppress, const MaybeTensor& demote,
-                const MaybeTensor& uncond_logits, double cfg_scale, const MaybeTensor& uniform, const std::string& confidence,
+Six draw_tokens(const Tensor& logits, const Tensor& temperature, const Tensor& seed, const Tensor& step,
+                const MaybeTensor& start, const MaybeTensor& rows, int64_t length, int64_t shift,
+                const MaybeTensor& suppress, const MaybeTensor& demote, const MaybeTensor& uncond_logits,
+                double cfg_scale, const MaybeTensor& uniform, const std::string& confidence,
                 const std::string& confidence_from, const std::string& conf_dtype) {
   const Pool pool;
   const Outputs out(logits);
@@ -176,7 +182,8 @@ Six draw_tokens(const Tensor& logits, const Tensor& temperature, const Tensor& s
   dlm::DrawArgs a;
   a.sweep = sweep_params(logits, temperature, uncond_logits, cfg_scale, suppress);
   a.place = place_params(start, rows, length, shift);
-  a.draw = {view(seed), view(step), view(uniform), view(demote), confidence.c_str(), confidence_from.c_str(), conf_dtype.c_str()};
+  a.draw = {view(seed),        view(step), view(uniform), view(demote), confidence.c_str(), confidence_from.c_str(),
+            conf_dtype.c_str()};
   a.tokens = data<int64_t>(tokens);
   a.confidence = data<float>(score);
   a.key = data<float>(key);
@@ -190,11 +197,11 @@ Six draw_tokens(const Tensor& logits, const Tensor& temperature, const Tensor& s
 }
 
 Six denoise_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed, const Tensor& step,
-                 const Tensor& quota, int64_t mask_id, const std::string& rule, double level, bool strict, int64_t window_start,
-                 int64_t window_stop, const MaybeTensor& frozen, const MaybeTensor& start, const MaybeTensor& rows, int64_t shift,
-                 const MaybeTensor& suppress, const MaybeTensor& demote, const MaybeTensor& uncond_logits, double cfg_scale,
-                 const MaybeTensor& uniform, const std::string& confidence, const std::string& confidence_from,
-                 const std::string& conf_dtype) {
+                 const Tensor& quota, int64_t mask_id, const std::string& rule, double level, bool strict,
+                 int64_t window_start, int64_t window_stop, const MaybeTensor& frozen, const MaybeTensor& start,
+                 const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress, const MaybeTensor& demote,
+                 const MaybeTensor& uncond_logits, double cfg_scale, const MaybeTensor& uniform,
+                 const std::string& confidence, const std::string& confidence_from, const std::string& conf_dtype) {
   const Pool pool;
   const Outputs out(x);
   const auto shape = leading_shape(logits, logits.dim() - 1);
@@ -205,7 +212,8 @@ Six denoise_step(Tensor x, const Tensor& logits, const Tensor& temperature, cons
   dlm::StepArgs a;
   a.sweep = sweep_params(logits, temperature, uncond_logits, cfg_scale, suppress);
   a.place = place_params(start, rows, 0, shift);
-  a.draw = {view(seed), view(step), view(uniform), view(demote), confidence.c_str(), confidence_from.c_str(), conf_dtype.c_str()};
+  a.draw = {view(seed),        view(step), view(uniform), view(demote), confidence.c_str(), confidence_from.c_str(),
+            conf_dtype.c_str()};
   a.decide = decide_params(x, quota, mask_id, window_start, window_stop, frozen);
   a.decide.rule = rule.c_str();
   a.decide.level = level;

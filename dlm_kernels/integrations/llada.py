@@ -68,10 +68,28 @@ def get_num_transfer_tokens(mask_index, steps):
 
 
 @torch.no_grad()
-def generate(model, prompt, attention_mask=None, steps=128, gen_length=128, block_length=128, temperature=0.,
-             cfg_scale=0., remasking='low_confidence', mask_id=MASK_ID, logits_eos_inf=False,
-             confidence_eos_eot_inf=False, *, seed=None, compat=False, eos_id=EOS_ID, eot_id=EOT_ID,
-             logits_to_keep='auto', on_step=None, check=False):
+def generate(
+    model,
+    prompt,
+    attention_mask=None,
+    steps=128,
+    gen_length=128,
+    block_length=128,
+    temperature=0.0,
+    cfg_scale=0.0,
+    remasking="low_confidence",
+    mask_id=MASK_ID,
+    logits_eos_inf=False,
+    confidence_eos_eot_inf=False,
+    *,
+    seed=None,
+    compat=False,
+    eos_id=EOS_ID,
+    eot_id=EOT_ID,
+    logits_to_keep="auto",
+    on_step=None,
+    check=False,
+):
     """Append ``gen_length`` masks to ``prompt`` and fill them, block by block, most confident first.
 
     Args:
@@ -118,17 +136,20 @@ def generate(model, prompt, attention_mask=None, steps=128, gen_length=128, bloc
     if batch == 0:
         return x
 
-    by_chance = remasking == 'random'
+    by_chance = remasking == "random"
     eos, eot = torch.tensor([[eos_id], [eot_id]], device=x.device)
-    step_, options = denoise_step_, {
-        "mask_id": mask_id,
-        "temperature": temperature,
-        "seed": _seeds(seed, batch, x.device) if temperature > 0 or by_chance else 0,
-        "cfg_scale": cfg_scale,
-        "confidence": "random" if by_chance else "prob",
-        "suppress": eos if logits_eos_inf else None,
-        "check": check,
-    }
+    step_, options = (
+        denoise_step_,
+        {
+            "mask_id": mask_id,
+            "temperature": temperature,
+            "seed": _seeds(seed, batch, x.device) if temperature > 0 or by_chance else 0,
+            "cfg_scale": cfg_scale,
+            "confidence": "random" if by_chance else "prob",
+            "suppress": eos if logits_eos_inf else None,
+            "check": check,
+        },
+    )
     if confidence_eos_eot_inf and not compat:
         options["demote"] = torch.cat([eos, eot])
     elif confidence_eos_eot_inf and not by_chance:
@@ -148,8 +169,9 @@ def generate(model, prompt, attention_mask=None, steps=128, gen_length=128, bloc
             if compat and uncond is not None:
                 logits, uncond = uncond + (cfg_scale + 1) * (logits - uncond), None
             step = block * len(quotas) + i
-            result = step_(x, logits, rule=TopK(quota), step=step, window=window, uncond_logits=uncond, **place,
-                           **options)
+            result = step_(
+                x, logits, rule=TopK(quota), step=step, window=window, uncond_logits=uncond, **place, **options
+            )
             if on_step is not None:
                 on_step(step, x, _on_canvas(result, x, place))
     return x
@@ -179,7 +201,7 @@ class _Forward:
 
     def _look(self, x):
         """Find the positions open in any sequence. None opens within a block: old news is safe, if generous."""
-        self.positions = (x[:, :self.stop] == self.mask_id).any(dim=0).nonzero()[:, 0]
+        self.positions = (x[:, : self.stop] == self.mask_id).any(dim=0).nonzero()[:, 0]
         if self.keep == "positions":
             self.width, self.kwargs["logits_to_keep"] = len(self.positions), self.positions
         else:
@@ -193,8 +215,12 @@ class _Forward:
         canvas = torch.cat([x, x.masked_fill(self.prompt, self.mask_id)]) if self.guided else x
         output = self.model(canvas, **self.kwargs)
         logits = getattr(output, "logits", output)
-        require_type(isinstance(logits, torch.Tensor), "model", "must return logits, or an object that has them",
-                      type(output).__name__)
+        require_type(
+            isinstance(logits, torch.Tensor),
+            "model",
+            "must return logits, or an object that has them",
+            type(output).__name__,
+        )
         fits = logits.dim() == 3 and len(logits) == len(canvas) and logits.shape[1] in (self.width, length)
         require(fits, "model", f"must return logits [{len(canvas)}, {self.width}, V]", list(logits.shape))
         if logits.stride(-1) != 1:
@@ -211,8 +237,9 @@ class _Forward:
         return (*logits.chunk(2), place) if self.guided else (logits, None, place)
 
 
-def _rescored_step_(x, logits, *, rule, unscored, suppress, uncond_logits, cfg_scale, mask_id, window, start=None,
-                    rows=None, **options):
+def _rescored_step_(
+    x, logits, *, rule, unscored, suppress, uncond_logits, cfg_scale, mask_id, window, start=None, rows=None, **options
+):
     """A top-k step that scores draws under the law without the ``unscored`` tokens; one of those scores 0.
 
     ``unscored`` int64 [n], what is suppressed included. Other arguments and the result are those of ``denoise_step_``.
@@ -225,8 +252,12 @@ def _rescored_step_(x, logits, *, rule, unscored, suppress, uncond_logits, cfg_s
     p = row_stats(logits, given=given, suppress=unscored, **law).p_given.to(logits.dtype)
     confidence = torch.where(drawn, p, -torch.inf)
     done = topk_unmask_(x, result.tokens, confidence, rule.k, **place)
-    return result._replace(confidence=confidence.float(), committed=done.committed,
-                           num_committed=done.num_committed, num_open=done.num_open)
+    return result._replace(
+        confidence=confidence.float(),
+        committed=done.committed,
+        num_committed=done.num_committed,
+        num_open=done.num_open,
+    )
 
 
 def _on_canvas(result, x, place):
@@ -242,7 +273,7 @@ def _on_canvas(result, x, place):
         if "rows" in place:
             canvas.view(-1)[place["rows"]] = getattr(result, name)
         else:
-            canvas[:, place["start"]:] = getattr(result, name)
+            canvas[:, place["start"] :] = getattr(result, name)
     return result._replace(**fields)
 
 
@@ -281,8 +312,9 @@ def _plan(steps, gen_length, block_length):
 
     A block is all masks when its turn comes, so that nothing has to be counted on the device.
     """
-    require(gen_length % block_length == 0, "gen_length", f"must be a multiple of block_length ({block_length})",
-             gen_length)
+    require(
+        gen_length % block_length == 0, "gen_length", f"must be a multiple of block_length ({block_length})", gen_length
+    )
     blocks = gen_length // block_length
     require(steps % blocks == 0, "steps", f"must be a multiple of the number of blocks ({blocks})", steps)
     masks = torch.ones(1, block_length, dtype=torch.bool)
@@ -291,13 +323,16 @@ def _plan(steps, gen_length, block_length):
 
 def _check_inputs(prompt, attention_mask, seed):
     tensor("prompt", prompt)
-    require_type(prompt.dtype in (torch.int64, torch.int32), "prompt", "dtype must be int64 or int32",
-                  _dtype(prompt))
+    require_type(prompt.dtype in (torch.int64, torch.int32), "prompt", "dtype must be int64 or int32", _dtype(prompt))
     require(prompt.dim() == 2, "prompt", "must have 2 dimensions [B, P]", list(prompt.shape))
     if attention_mask is not None:
         tensor("attention_mask", attention_mask)
-        require(attention_mask.shape == prompt.shape, "attention_mask", f"shape must be {list(prompt.shape)}",
-                 list(attention_mask.shape))
+        require(
+            attention_mask.shape == prompt.shape,
+            "attention_mask",
+            f"shape must be {list(prompt.shape)}",
+            list(attention_mask.shape),
+        )
     if isinstance(seed, torch.Tensor):
         require_type(seed.dtype == torch.int64, "seed", "dtype must be int64", _dtype(seed))
         require(list(seed.shape) == [len(prompt)], "seed", f"shape must be [{len(prompt)}]", list(seed.shape))
@@ -307,8 +342,12 @@ def _check_inputs(prompt, attention_mask, seed):
 
 def _check_options(remasking, logits_to_keep):
     require(remasking in ("low_confidence", "random"), "remasking", "must be low_confidence or random", remasking)
-    require(logits_to_keep in ("auto", "positions", "last", "all"), "logits_to_keep",
-             "must be auto, positions, last or all", logits_to_keep)
+    require(
+        logits_to_keep in ("auto", "positions", "last", "all"),
+        "logits_to_keep",
+        "must be auto, positions, last or all",
+        logits_to_keep,
+    )
 
 
 def _not_negative(argument, value):

@@ -1,0 +1,81 @@
+"""Fixtures and the Hypothesis profile: fixed examples, so that a run is repeatable and CI says what a desk says.
+
+``pytest --hypothesis-profile=explore`` draws new examples every time.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests import helpers.py and strategies.py, installed or not
+
+import core
+import helpers
+
+COMMON = dict(
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile("fixed", derandomize=True, max_examples=60, **COMMON)
+settings.register_profile("explore", max_examples=500, **COMMON)
+settings.load_profile("fixed")
+
+torch.set_num_threads(1)  # small tensors, small machines; tests of thread counts set their own
+
+
+def pytest_generate_tests(metafunc):
+    if "isa" in metafunc.fixturenames:
+        metafunc.parametrize("isa", helpers.isas(), indirect=True)
+
+
+@pytest.fixture
+def isa(request):
+    """Every instruction set this machine can run, emulated ones included: the test runs once for each."""
+    with helpers.using_isa(request.param):
+        yield request.param
+
+
+@pytest.fixture(scope="session", params=["plain", "ubsan"])
+def core_library(request, tmp_path_factory):
+    """csrc/core behind ctypes, compiled for the test; None where there is no compiler."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("needs g++")
+    return core.build(compiler, tmp_path_factory.mktemp(f"core_{request.param}"), request.param == "ubsan")
+
+
+@pytest.fixture
+def native_core(core_library, capfd):
+    """``core_library``, failing if the undefined-behaviour sanitizer had something to say."""
+    capfd.readouterr()
+    yield core_library
+    assert "runtime error" not in capfd.readouterr().err
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """run_python(code, **env) -> CompletedProcess of a fresh interpreter: what an import does can only be seen there.
+
+    It runs in an empty folder, so that the source tree does not stand in for the installed package.
+    """
+
+    def run(code, check=True, **env):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=tmp_path,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    return run

@@ -1,0 +1,126 @@
+// csrc/core behind a C ABI, for tests only. Everything is scalars and arrays, so that ctypes can call it.
+#include <algorithm>
+#include <vector>
+
+#include "chunk.h"
+#include "confidence.h"
+#include "decide.h"
+#include "draw.h"
+#include "dtype.h"
+#include "geometry.h"
+#include "philox.h"
+#include "row_stats.h"
+
+using namespace dlm;
+
+extern "C" {
+
+void shim_philox(const uint32_t* counter, const uint32_t* key, uint32_t* out) {
+  const Philox4 words = philox4x32_10({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
+  for (int i = 0; i < 4; ++i) out[i] = words.word[i];
+}
+
+void shim_noise(int64_t seed, int64_t position, int64_t step, int32_t stream, uint32_t* out) {
+  const Philox4 words = noise(seed, position, step, static_cast<Stream>(stream));
+  for (int i = 0; i < 4; ++i) out[i] = words.word[i];
+}
+
+double shim_uniform_52(const uint32_t* w) { return uniform_52({{w[0], w[1], w[2], w[3]}}); }
+float shim_uniform_23(const uint32_t* w) { return uniform_23({{w[0], w[1], w[2], w[3]}}); }
+
+int64_t shim_chunk_size(int64_t vocab) { return chunk_size(vocab); }
+int64_t shim_num_chunks(int64_t vocab) { return num_chunks(vocab); }
+
+void shim_widen(const uint16_t* bits, int64_t n, int32_t half, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = half ? to_float(Float16{bits[i]}) : to_float(BFloat16{bits[i]});
+}
+
+void shim_round_to(const double* v, int64_t n, int32_t dtype, double* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = round_to(dtype, v[i]);
+}
+
+struct Stats {
+  float max, second;
+  int64_t argmax;
+  double rest, tilt;
+};
+
+static RowStats from(const Stats& s) {
+  RowStats out;
+  out.max = s.max, out.second = s.second, out.argmax = s.argmax, out.rest = s.rest, out.tilt = s.tilt;
+  return out;
+}
+static Stats to(const RowStats& s) { return {s.max, s.second, s.argmax, s.rest, s.tilt}; }
+
+// Folds n parts left to right, starting from the identity.
+void shim_merge(const Stats* parts, int64_t n, double beta, Stats* out) {
+  RowStats all;
+  for (int64_t i = 0; i < n; ++i) all = merge(all, from(parts[i]), beta);
+  *out = to(all);
+}
+
+double shim_entropy(const Stats* s) { return entropy(from(*s)); }
+double shim_log_sum_exp(const Stats* s, double beta) { return log_sum_exp(from(*s), beta); }
+double shim_log_prob(const Stats* s, int64_t token, float z, double beta) { return log_prob(from(*s), token, z, beta); }
+double shim_odds_against(const Stats* s, int64_t token, float z, double beta) {
+  return odds_against(from(*s), token, z, beta);
+}
+
+void shim_score(int32_t kind, int32_t dtype, const Stats* s, double odds, double beta, float u, double* value,
+                float* key) {
+  const Score out = score(kind, dtype, from(*s), odds, beta, u);
+  *value = out.value, *key = out.key;
+}
+
+// chunk stats from parallel arrays; returns the chunk, writes the target
+int64_t shim_pick_chunk(const float* max, const double* draw_mass, int64_t n, double beta, double u, double* target) {
+  ChunkStats chunks[kMaxChunks];
+  for (int64_t c = 0; c < n; ++c) chunks[c].max = max[c], chunks[c].draw_mass = draw_mass[c];
+  const ChunkPick pick = pick_chunk(chunks, n, beta, u);
+  *target = pick.target;
+  return pick.chunk;
+}
+
+// One sequence of n eligible positions, in canvas order: writes which of them the rule accepts.
+void shim_decide(int32_t rule, int32_t conf_dtype, int32_t strict, double level, int64_t quota, int64_t n,
+                 const double* value, const float* key, const float* entropy, uint8_t* chosen) {
+  std::vector<Ranked> order;
+  for (int64_t i = 0; i < n; ++i) {
+    order.push_back({rank_key(rule, key[i], entropy[i]), i, i});
+    chosen[i] = 0;
+  }
+  std::sort(order.begin(), order.end(), ranks_before);
+  const auto at = [&](int64_t r) { return order[r].row; };
+  RuleParams p;
+  p.rule = rule, p.conf_dtype = conf_dtype, p.strict = strict != 0, p.level = level, p.quota = quota;
+  const int64_t count = accept(
+      p, n, [&](int64_t r) { return value[at(r)]; }, [&](int64_t r) { return static_cast<double>(entropy[at(r)]); });
+  for (int64_t r = 0; r < count; ++r) chosen[at(r)] = 1;
+}
+
+static Array vector_of(const int64_t* values, int64_t n, int64_t stride) {
+  Array a;
+  a.data = const_cast<int64_t*>(values), a.dtype = kInt64, a.ndim = 1, a.shape[0] = n, a.stride[0] = stride;
+  return a;
+}
+
+// b, p and the offset of the logits row that each of the num_rows rows reads; width 0: packed. Null pointers: not
+// given.
+void shim_places(int64_t batch, int64_t width, int64_t num_rows, int64_t length, int64_t shift, const int64_t* start,
+                 int64_t num_start, const int64_t* rows, const int64_t* strides, int64_t* out) {
+  Geometry g;
+  g.batch = batch, g.width = width, g.num_rows = num_rows, g.length = length, g.shift = shift,
+  g.packed = rows != nullptr;
+  if (start != nullptr) g.start = vector_of(start, num_start, 1);
+  if (rows != nullptr) g.rows = vector_of(rows, num_rows, 1);
+  Array logits;
+  logits.ndim = g.packed ? 2 : 3;
+  for (int d = 0; d < logits.ndim; ++d) logits.stride[d] = strides[d];
+  for (int64_t r = 0; r < num_rows; ++r) {
+    const Place at = place_of(g, r);
+    out[4 * r] = at.b, out[4 * r + 1] = at.p;
+    out[4 * r + 2] = logits_offset(g, logits, r), out[4 * r + 3] = row_offset(g, logits, r);
+  }
+}
+
+}  // extern "C"

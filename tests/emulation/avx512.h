@@ -1,0 +1,104 @@
+// The AVX-512F intrinsics that csrc/cpu/vec_avx512.h uses, lane by lane in plain C++, after Intel's published
+// pseudo-code: lets a CPU without AVX-512 run the AVX-512 source. An intrinsic missing here fails to compile.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "../../csrc/core/dtype.h"
+
+namespace {
+
+struct __m512 {
+  float lane[16];
+};
+struct __m512i {
+  uint32_t lane[16];
+};
+struct __m256i {
+  uint16_t lane[16];
+};
+typedef uint16_t __mmask16;
+enum { _CMP_EQ_OQ = 0 };
+
+template <class F>
+inline __m512 lanes512(F f) {
+  __m512 out;
+  for (int i = 0; i < 16; ++i) out.lane[i] = f(i);
+  return out;
+}
+inline __m512 _mm512_set1_ps(float s) {
+  return lanes512([&](int) { return s; });
+}
+inline __m512 _mm512_add_ps(__m512 a, __m512 b) {
+  return lanes512([&](int i) { return a.lane[i] + b.lane[i]; });
+}
+inline __m512 _mm512_sub_ps(__m512 a, __m512 b) {
+  return lanes512([&](int i) { return a.lane[i] - b.lane[i]; });
+}
+inline __m512 _mm512_mul_ps(__m512 a, __m512 b) {
+  return lanes512([&](int i) { return a.lane[i] * b.lane[i]; });
+}
+inline __m512 _mm512_fmadd_ps(__m512 a, __m512 b, __m512 c) {
+  return lanes512([&](int i) { return std::fma(a.lane[i], b.lane[i], c.lane[i]); });
+}
+inline __m512 _mm512_fmsub_ps(__m512 a, __m512 b, __m512 c) {
+  return lanes512([&](int i) { return std::fma(a.lane[i], b.lane[i], -c.lane[i]); });
+}
+inline __m512 _mm512_max_ps(__m512 a, __m512 b) {  // b when either is NaN
+  return lanes512([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+inline __m512 _mm512_roundscale_ps(__m512 a, int) {  // imm8 = 0: to nearest even integer
+  return lanes512([&](int i) { return std::nearbyint(a.lane[i]); });
+}
+inline __m512 _mm512_scalef_ps(__m512 a, __m512 b) {  // a * 2^floor(b)
+  return lanes512([&](int i) {
+    if (b.lane[i] != b.lane[i]) return b.lane[i];
+    return std::ldexp(a.lane[i], static_cast<int>(std::fmax(-400.0f, std::fmin(400.0f, std::floor(b.lane[i])))));
+  });
+}
+inline __mmask16 _mm512_cmp_ps_mask(__m512 a, __m512 b, int) {
+  unsigned mask = 0;
+  for (int i = 0; i < 16; ++i) mask |= (a.lane[i] == b.lane[i] ? 1u : 0u) << i;
+  return static_cast<__mmask16>(mask);
+}
+inline __m512 _mm512_loadu_ps(const void* p) {
+  __m512 out;
+  memcpy(&out, p, sizeof out);
+  return out;
+}
+inline void _mm512_storeu_ps(void* p, __m512 a) { memcpy(p, &a, sizeof a); }
+inline __m512i _mm512_loadu_si512(const void* p) {
+  __m512i out;
+  memcpy(&out, p, sizeof out);
+  return out;
+}
+inline __m256i _mm256_loadu_si256(const __m256i* p) {
+  __m256i out;
+  memcpy(&out, p, sizeof out);
+  return out;
+}
+inline __m512i _mm512_set1_epi32(int s) {
+  __m512i out;
+  for (uint32_t& lane : out.lane) lane = static_cast<uint32_t>(s);
+  return out;
+}
+inline __m512i _mm512_slli_epi32(__m512i a, unsigned n) {
+  for (uint32_t& lane : a.lane) lane <<= n;
+  return a;
+}
+inline __m512i _mm512_and_si512(__m512i a, __m512i b) {
+  for (int i = 0; i < 16; ++i) a.lane[i] &= b.lane[i];
+  return a;
+}
+inline __m512 _mm512_castsi512_ps(__m512i a) {
+  __m512 out;
+  memcpy(&out, &a, sizeof out);
+  return out;
+}
+inline __m512 _mm512_cvtph_ps(__m256i a) {
+  return lanes512([&](int i) { return dlm::to_float(dlm::Float16{a.lane[i]}); });
+}
+
+}  // namespace

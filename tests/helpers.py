@@ -1,0 +1,343 @@
+"""Comparing a backend with the reference: exactly where that is possible, inside a proved band elsewhere.
+
+The band. A backend sums fp32 terms e_j ~ exp((z_j - ref) / T), ref being any logit of the row at most 64 log2 units
+(LEAD nats) below the maximum; the row-level formulas after that are in double. With d_j = (z_j - max) / T:
+
+* one term has a relative error of at most A + B (|d_j| + lead): A = 2^-21 for the polynomial (2e-7) and the roundings
+  of its evaluation, B = 2^-22 for the four fp32 roundings that the exponent passes (difference, scale, product,
+  fraction), each of which moves it by at most 2^-24 of its size. lead = min(LEAD, spread of the finite d_j).
+* a chunk is added up in at least 16 lanes of fp32, so summation adds at most C = ceil(chunk / 16) 2^-24.
+* hence a sum of terms has a relative error of at most A + C + B (lead + mean |d|), the mean weighted by the terms:
+  ``Law.mass_error`` for the whole mass, ``Law.rest_error`` for the mass beside the argmax (summed without it).
+* terms below 2^-100 of the largest may be dropped or added whole: FLOOR.
+
+All this is evaluated per row in fp64. A token then differs legitimately only if its own CDF interval reaches u within
+twice the mass error (once for the partial sum, once for the total). Values and keys must lie in the interval that the
+errors allow, widened by one unit in the last place for the final rounding. Given a backend's own keys there is no
+tolerance at all: its decisions must equal those of the reference's rules on them. So every deviation is traced to a key
+inside its proved band.
+"""
+
+import contextlib
+from typing import NamedTuple
+
+import torch
+from dlm_kernels.reference import chunk, decide, geometry, philox
+from dlm_kernels.reference import confidence as scoring
+from dlm_kernels.reference.row_stats import RowStats, effective_logits, sweep
+
+from dlm_kernels import _load, _ops, reference
+
+A, B, LEAD, FLOOR = 2.0**-21, 2.0**-22, 64 * 0.6931471805599453, 2.0**-99
+
+
+ops = _ops  # torch.ops.dlm_kernels.*.default
+
+
+def isas():
+    """Instruction sets to test, best first; just the fallback where there is no compiled library."""
+    return _load.cpu_isas() or ["reference"]
+
+
+@contextlib.contextmanager
+def using_isa(name):
+    if name == "reference":
+        yield
+        return
+    _load.set_cpu_isa(name)
+    try:
+        yield
+    finally:
+        _load.set_cpu_isa("auto")
+
+
+@contextlib.contextmanager
+def using_threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---- exact ---------------------------------------------------------------------------------------------------------
+
+
+def assert_equal(name, got, want):
+    """Bitwise (NaN equals NaN), naming the first difference."""
+    assert got.dtype == want.dtype, f"{name}: {got.dtype} is not {want.dtype}"
+    assert got.shape == want.shape, f"{name}: {list(got.shape)} is not {list(want.shape)}"
+    same = (got == want) | ((got != got) & (want != want))
+    assert_all(name, same, got, want, "equal")
+
+
+def assert_all(name, good, got, want, rule):
+    """Fails with the first index, its coordinate and both values."""
+    if bool(good.all()):
+        return
+    wrong = (~good).nonzero()
+    at = tuple(wrong[0].tolist())
+    flat = int((~good).flatten().nonzero()[0])
+    wanted = want[at].tolist() if isinstance(want, torch.Tensor) else [w[at].tolist() for w in want]
+    raise AssertionError(
+        f"{name}: {len(wrong)} of {good.numel()} not {rule}, first at index {flat}, coordinate {at}: "
+        f"got {got[at].tolist()!r}, want {wanted!r}"
+    )
+
+
+def assert_between(name, got, low, high):
+    got = got.double()
+    assert_all(name, (low <= got) & (got <= high), got, (low, high), "in the proved band")
+
+
+# ---- the proved band -----------------------------------------------------------------------------------------------
+
+
+class Law(NamedTuple):
+    """Rows of effective logits under one temperature, in fp64, with the errors a backend may make on them."""
+
+    z: torch.Tensor  # [n, V] float32, bad rows zeroed
+    temperature: torch.Tensor  # [n] float64, > 0
+    stats: RowStats
+    mass_error: torch.Tensor  # [n] relative, of the whole mass and of any partial sum over it
+    rest_error: torch.Tensor  # [n] relative, of the mass beside the argmax
+    entropy_error: torch.Tensor  # [n] absolute
+
+
+def law_of(z, temperature):
+    """``z`` [n, V] effective float32 logits, ``temperature`` [n] > 0."""
+    bad = sweep(z, temperature.double()).unusable
+    z = torch.where(bad[:, None], 0.0, z)
+    temperature = temperature.double()
+    stats = sweep(z, temperature)
+    d = ((z.double() - stats.max[:, None]) / temperature[:, None]).abs()
+    e = torch.exp(-d)
+    finite = d.isfinite()
+    spread = torch.where(finite, d, 0.0).amax(-1)
+    weighted = torch.where(finite, e * d, 0.0)
+    mean = weighted.sum(-1) / e.sum(-1)
+    mean_square = torch.where(finite, weighted * d, 0.0).sum(-1) / e.sum(-1)
+    mean_rest = torch.where(stats.rest > 0, weighted.sum(-1) / stats.rest, 0.0)
+    lead = spread.clamp(max=LEAD)
+    adds = -(-chunk.chunk_size(z.shape[-1]) // 16) * 2.0**-24
+    mass_error = A + adds + B * (lead + mean)
+    return Law(
+        z=z,
+        temperature=temperature,
+        stats=stats,
+        mass_error=mass_error,
+        rest_error=A + adds + B * (lead + mean_rest),
+        # H = log S - (sum e d) / S: S to mass_error; the sum's terms and their factors d to the errors above, about ref
+        entropy_error=mass_error * (1 + mean)
+        + (A + adds) * (mean + lead)
+        + B * (mean_square + 2 * lead * mean + lead**2),
+    )
+
+
+def widen(low, high):
+    """By one float32 ulp on either side: the final rounding of a backend and of fp64 may differ by that."""
+    down = torch.nextafter(low.float(), torch.tensor(-torch.inf)).double()
+    up = torch.nextafter(high.float(), torch.tensor(torch.inf)).double()
+    return torch.minimum(low, down), torch.maximum(high, up)
+
+
+def assert_tokens_in_band(law, tokens, uniform):
+    """Tokens drawn from ``law`` with ``uniform``: the cell of each must reach u within the band, and have mass."""
+    cdf = torch.exp((law.z.double() - law.stats.max[:, None]) / law.temperature[:, None]).cumsum(-1)
+    cdf = cdf / cdf[:, -1:]
+    at = tokens[:, None]
+    high = cdf.gather(-1, at)[:, 0]
+    low = torch.where(tokens > 0, cdf.gather(-1, (at - 1).clamp(min=0))[:, 0], 0.0)
+    band = 2 * law.mass_error
+    assert_between("uniform inside the cell of the token", uniform, low - band, high + band)
+    assert bool((law.z.gather(-1, at) > -torch.inf).all()), "drew a token of mass zero"
+
+
+def odds_interval(law, tokens):
+    """[low, high] for sum_{j != t} exp((z_j - z_t) / T)."""
+    z_token = law.z.gather(-1, tokens[:, None])[:, 0].double()
+    odds = law.stats.rest_of(tokens, z_token, law.temperature)
+    favourite = tokens == law.stats.argmax
+    return tuple(
+        torch.where(favourite, odds * (1 + sign * law.rest_error), (1 + odds) * (1 + sign * law.mass_error) - 1)
+        .add(sign * FLOOR)
+        .clamp(min=0)
+        for sign in (-1, 1)
+    )
+
+
+def score_interval(law, tokens, confidence, conf_dtype, rank_uniform, demoted):
+    """((value low, high), (key low, high)) as float64."""
+    stats, t = law.stats, law.temperature
+    if confidence == "neg_entropy":
+        h = stats.entropy()
+        ends = [scoring.round_to(-(h + sign * law.entropy_error), conf_dtype) for sign in (1, -1)]
+        pairs = [(ends[0], ends[1]), (ends[0], ends[1])]
+    else:
+        odds = odds_interval(law, tokens)
+        rest_error = law.rest_error * stats.rest + FLOOR
+        rest = [(stats.rest - rest_error).clamp(min=0), stats.rest + rest_error]
+        best, worst = (
+            scoring.score(stats._replace(rest=rest[i]), odds[i], t, confidence, conf_dtype, rank_uniform)
+            for i in (0, 1)
+        )
+        pairs = [(worst[0].double(), best[0].double()), (worst[1].double(), best[1].double())]
+    if confidence != "random":
+        pairs = [widen(*pair) for pair in pairs]
+    value, key = pairs
+    ends = [scoring.demote(v, k.float(), demoted, confidence) for v, k in zip(value, key)]
+    return [end[0] for end in ends], [end[1].double() for end in ends]
+
+
+# ---- the whole step ------------------------------------------------------------------------------------------------
+
+DRAW_KEYWORDS = (
+    "start",
+    "rows",
+    "shift",
+    "suppress",
+    "demote",
+    "uncond_logits",
+    "cfg_scale",
+    "uniform",
+    "confidence",
+    "confidence_from",
+    "conf_dtype",
+)
+
+
+def clone(x):
+    """A copy with the same strides, and other memory between them."""
+    return torch.empty_strided(x.size(), x.stride(), dtype=x.dtype).copy_(x)
+
+
+def places_of(x, logits, start, rows):
+    """geometry.Rows: which canvas position each row speaks for."""
+    if rows is None:
+        return geometry.dense_rows(x.shape[0], logits.shape[1], start, x.device)
+    return geometry.packed_rows(rows, x.shape[1])
+
+
+def under(x, places):
+    """The canvas below the rows; -1 below padding."""
+    if x.numel() == 0 or places.real.numel() == 0:
+        return torch.full(places.real.shape, -1, dtype=x.dtype)
+    return torch.where(places.real, x[places.batch, places.position], -1)
+
+
+def draws_for(ops, x, args, kwargs):
+    """draw_tokens with the arguments of a denoise_step_."""
+    lengths = {} if kwargs["rows"] is None else dict(length=x.shape[1])
+    return ops.draw_tokens(*args[:4], **{name: kwargs[name] for name in DRAW_KEYWORDS}, **lengths)
+
+
+def check_step(ops, case):
+    """One case of denoise_step_ against everything known about the right answer; returns what it returned."""
+    x, args, kwargs = case.build()
+    want_x, got_x = clone(x), clone(x)
+    want = reference.denoise_step_(want_x, *args, **kwargs)
+    got = ops.denoise_step_(got_x, *args, **kwargs)
+    tokens, confidence, committed, num_committed, num_open, num_bad = got
+
+    places = places_of(x, args[0], kwargs["start"], kwargs["rows"])
+    candidate = geometry.candidate_rows(
+        x, places, kwargs["mask_id"], kwargs["window_start"], kwargs["window_stop"], kwargs["frozen"]
+    )
+    good = candidate.clone()
+    if candidate.any():
+        good &= ~draws_for(reference, x, args, kwargs)[5]
+
+    def per_sequence(flags):
+        return torch.bincount(places.batch[flags], minlength=x.shape[0])[: x.shape[0]]
+
+    # 1. What no rounding can touch: rows that are skipped or bad, and the accounts.
+    for name, mine, theirs in zip(("tokens", "confidence", "committed"), got, want):
+        assert mine.dtype == theirs.dtype and mine.shape == theirs.shape, name
+        assert_equal(f"{name} of skipped and bad rows", mine[~good], theirs[~good])
+    assert not confidence.isnan().any()
+    replay = clone(x)
+    replay[places.batch[committed], places.position[committed]] = tokens[committed]
+    assert_equal("x with the committed tokens", got_x, replay)
+    assert_equal("num_bad", num_bad, per_sequence(candidate & ~good))
+    assert_equal("num_committed", num_committed, per_sequence(committed))
+    assert_equal("num_open", num_open, per_sequence(candidate & (under(got_x, places) == kwargs["mask_id"])))
+    if not candidate.any():
+        return got
+
+    # 2. The same rows through draw_tokens: the same bits, and within the band of the fp64 laws.
+    draws = draws_for(ops, x, args, kwargs)
+    assert_equal("bad rows", draws[5][candidate], ~good[candidate])
+    assert_equal("fused tokens", tokens[good].long(), draws[0][good])
+    assert_equal("fused confidence", confidence[good], draws[1][good])
+    check_draws(draws, good, places, args, kwargs)
+
+    # 3. Given the backend's own keys there is no band: its decisions are the rule's.
+    def on_canvas(values):
+        canvas = torch.zeros(x.shape, dtype=torch.float64)
+        canvas[places.batch[good], places.position[good]] = values[good].double()
+        return canvas
+
+    def chosen(value):
+        answer = decide.decide(
+            kwargs["rule"],
+            on_canvas(good).bool(),
+            on_canvas(value),
+            on_canvas(draws[2]),
+            on_canvas(draws[4]),
+            quota=args[4].expand(x.shape[0]),
+            level=kwargs["level"],
+            strict=kwargs["strict"],
+            conf_dtype=kwargs["conf_dtype"],
+        )
+        return answer[places.batch, places.position] & good
+
+    if kwargs["conf_dtype"] == "float64" and kwargs["rule"] in ("threshold", "factor"):
+        # The rule compared 53 bits of the value and 24 were returned, so all it must be is possible.
+        down, up = (torch.nextafter(draws[1], torch.tensor(end)) for end in (-torch.inf, torch.inf))
+        if not torch.equal(chosen(down), chosen(up)):
+            return got
+    assert_equal("committed, given the keys", committed, chosen(draws[1]))
+    return got
+
+
+def check_draws(draws, rows, places, args, kwargs):
+    """draw_tokens on ``rows`` (bool, row-shaped) against the fp64 laws of those rows."""
+    index = rows.nonzero(as_tuple=True)
+    if not index[0].numel():
+        return
+    tokens, confidence, key, logprob, entropy, _ = (output[index] for output in draws)
+    logits, temperature, seed, step = args[:4]
+    shift, uncond = kwargs["shift"], kwargs["uncond_logits"]
+    z = effective_logits(
+        geometry.read_rows(logits, index, shift),
+        None if uncond is None else geometry.read_rows(uncond, index, shift),
+        kwargs["cfg_scale"],
+        kwargs["suppress"],
+    )
+    batch, position = places.batch[index], places.position[index]
+    seed = geometry.per_request(seed, batch)
+    t_draw = geometry.per_request(temperature, batch).double()
+    law = law_of(z, scoring.law_temperature(t_draw, kwargs["confidence_from"]))
+
+    warm = t_draw > 0
+    assert_equal("greedy tokens", tokens[~warm], law.stats.argmax[~warm])
+    if warm.any():
+        u = philox.draw_uniform(seed, position, step) if kwargs["uniform"] is None else kwargs["uniform"][index]
+        assert_tokens_in_band(law_of(z[warm], t_draw[warm]), tokens[warm], u[warm])
+
+    demoted = torch.zeros_like(warm) if kwargs["demote"] is None else torch.isin(tokens, kwargs["demote"])
+    value_band, key_band = score_interval(
+        law, tokens, kwargs["confidence"], kwargs["conf_dtype"], philox.rank_uniform(seed, position, step), demoted
+    )
+    assert_between("confidence", confidence, *value_band)
+    assert_between("key", key, *key_band)
+    z_token = law.z.gather(-1, tokens[:, None])[:, 0].double()
+    exact = law.stats.logprob_of(z_token, law.temperature)
+    favourite = tokens == law.stats.argmax
+    low, high = (-torch.log1p(odds) for odds in reversed(odds_interval(law, tokens)))
+    low = torch.where(favourite, low, exact - law.mass_error)
+    high = torch.where(favourite, high, exact + law.mass_error)
+    assert_between("logprob", logprob, *widen(low, high))
+    h = law.stats.entropy()
+    assert_between("entropy", entropy, *widen(h - law.entropy_error, h + law.entropy_error))

@@ -1,0 +1,160 @@
+"""Loading: an import does nothing; a library that cannot be used says why, and the reference takes over."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import dlm_kernels
+from dlm_kernels import _load, reference
+
+STEP = """
+import torch, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import dlm_kernels as dlm
+    x = torch.full((1, 4), 9)
+    for _ in range(3):
+        out = dlm.denoise_step_(x, torch.zeros(1, 4, 8), mask_id=9, rule=dlm.TopK(1))
+        dlm.row_stats(torch.zeros(2, 3))
+    dlm.draw_tokens(torch.zeros(2, 3, 8), temperature=1.0)
+mine = [str(w.message) for w in caught if "dlm_kernels" in str(w.message)]
+from dlm_kernels import _load
+print(x.tolist(), _load.load().backend)
+print("\\n".join(mine))
+"""
+native = pytest.mark.skipif(_load.load().backend == "reference", reason="needs the compiled extension")
+
+
+@pytest.fixture
+def copied_package(tmp_path):
+    """A private copy of the installed package, to break."""
+    home = tmp_path / "site" / "dlm_kernels"
+    skip = shutil.ignore_patterns("__pycache__", "assets", "demo", "bench")
+    shutil.copytree(Path(dlm_kernels.__file__).parent, home, ignore=skip)
+    shutil.copytree(Path(reference.__file__).parent, home / "reference", ignore=skip, dirs_exist_ok=True)
+    return home
+
+
+def test_import_does_nothing(run_python):
+    run_python("""
+import sys
+before = set(sys.modules)
+import dlm_kernels
+assert dlm_kernels.__version__
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+assert not new & {"torch", "numpy", "ctypes"}, new
+assert "denoise_step" in dir(dlm_kernels)
+""")
+
+
+def test_names_arrive_on_first_use(run_python):
+    run_python("""
+import sys, dlm_kernels
+dlm_kernels.TopK(3)
+assert "torch" not in sys.modules  # rules are plain data
+for name in dlm_kernels.__all__:
+    if name not in ("bench", "demo"):
+        getattr(dlm_kernels, name)
+assert "torch" in sys.modules
+try:
+    dlm_kernels.no_such_name
+except AttributeError as error:
+    assert "no_such_name" in str(error)
+""")
+
+
+@native
+def test_the_numpy_entry_never_imports_torch(run_python):
+    done = run_python("""
+import sys, json, numpy as np
+from dlm_kernels import array
+logits = np.random.default_rng(0).normal(size=(3, 500)).astype(np.float32)
+stats = array.row_stats(logits, temperature=0.7)
+assert "torch" not in sys.modules
+print(json.dumps([stats.argmax.tolist(), logits.argmax(-1).tolist()]))
+""")
+    got, want = json.loads(done.stdout)
+    assert got == want
+
+
+@native
+def test_the_library_is_used_where_it_can_be(run_python):
+    done = run_python(STEP).stdout.splitlines()
+    assert done == ["[[0, 0, 0, 9]] cpu", ""]
+
+
+BREAKAGES = {
+    "garbage": lambda home: next(home.glob("_C*")).write_bytes(b"not a library"),
+    "no extension": lambda home: next(home.glob("_C*")).unlink(),
+    "no kernel library": lambda home: (home / "libdlm_kernels.so").unlink(),
+}
+CAUSES = {"garbage": "_C.abi3.so", "no extension": "_C", "no kernel library": "libdlm_kernels.so"}
+
+
+# An editable install has a finder of its own, which would find the whole library for the broken copy.
+ALONE = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
+
+
+@native
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_a_broken_library_falls_back_with_one_warning(run_python, copied_package, breakage):
+    path = str(copied_package.parent)
+
+    def run(code, **kwargs):
+        return run_python(ALONE + code, PYTHONPATH=path, **kwargs)
+
+    assert run(STEP).stdout.splitlines()[0] == "[[0, 0, 0, 9]] cpu"  # whole as yet
+    BREAKAGES[breakage](copied_package)
+    lines = run(STEP).stdout.splitlines()
+    assert lines[0] == "[[0, 0, 0, 9]] reference"
+    assert len(lines) == 2, lines  # exactly one warning, on one line
+    assert "reference" in lines[1] and CAUSES[breakage] in lines[1]
+
+    strict = run(STEP, check=False, DLM_KERNELS_STRICT="1")
+    assert strict.returncode != 0
+    assert "Error" in strict.stderr.splitlines()[-1] and CAUSES[breakage] in strict.stderr.splitlines()[-1]
+    run("import dlm_kernels, sys; assert 'torch' not in sys.modules", DLM_KERNELS_STRICT="1")
+
+    info = run("from dlm_kernels.__main__ import main; main(['info', '--json'])").stdout
+    assert CAUSES[breakage] in json.dumps(json.loads(info))
+
+
+@native
+def test_an_old_torch_is_named(run_python):
+    lines = run_python("import torch\ntorch.__version__ = '2.9.1+cpu'\n" + STEP).stdout.splitlines()
+    assert lines[0].endswith("reference") and "2.9.1" in lines[1] and "2.10" in lines[1]
+
+
+def test_the_reference_can_be_asked_for(run_python):
+    lines = run_python(STEP, DLM_KERNELS_BACKEND="reference").stdout.splitlines()
+    assert lines[0] == "[[0, 0, 0, 9]] reference" and lines[1:] in ([], [""])  # a wish is not worth a warning
+
+
+@pytest.mark.parametrize("backend, text", [("gpu", "auto, cuda, cpu or reference, got gpu"), ("cuda", "CUDA")])
+def test_backends_that_are_not_there(run_python, backend, text):
+    if backend == "cuda" and "cuda" in _load.build_info()["backends"]:
+        pytest.skip("this build has the CUDA backend")
+    done = run_python(STEP, check=False, DLM_KERNELS_BACKEND=backend)
+    assert done.returncode != 0 and text in done.stderr.splitlines()[-1]
+
+
+@native
+def test_instruction_sets_can_be_named(run_python):
+    code = "from dlm_kernels import _load; print(_load.cpu_isa())"
+    for name in _load.cpu_isas():
+        assert run_python(code, DLM_KERNELS_CPU_ISA=name).stdout.strip() == name
+    with pytest.raises(ValueError, match="^name: must be auto or one of .*, got avx1024$"):
+        _load.set_cpu_isa("avx1024")
+    assert _load.cpu_isa() == _load.cpu_isas()[0]
+
+
+def test_info(run_python):
+    """Versions, backends, what it was built for and what is here: JSON for machines, lines for people."""
+    facts = json.loads(run_python("from dlm_kernels.__main__ import main; main(['info', '--json'])").stdout)
+    assert dlm_kernels.__version__ in json.dumps(facts)
+    assert {"built", "torch", "backends"} <= set(facts)
+    assert facts["backends"]["cpu"]["runs_on"] in ("native", "reference")
+    text = run_python("from dlm_kernels.__main__ import main; main(['info'])").stdout
+    assert dlm_kernels.__version__ in text and len(text.splitlines()) > 5
