@@ -1,9 +1,10 @@
-"""Checks of Python values, before they become what the ops take: every text is "{argument}: {rule}, got {value}"."""
+"""Checks of Python values, before they become what the ops take: every text is "{argument}: {rule}, got {value}".
+
+Does not import torch, so that rules can be made without it.
+"""
 
 import numbers
 import operator
-
-import torch
 
 
 def require(condition, argument, rule, value):
@@ -20,13 +21,15 @@ def require_type(condition, argument, rule, value):
 
 def tensor(argument, value):
     """A torch.Tensor, without its autograd history: no op here has a derivative."""
+    import torch
+
     require_type(isinstance(value, torch.Tensor), argument, "must be a torch.Tensor", type(value).__name__)
     return value.detach() if value.requires_grad else value
 
 
 def integer(argument, value):
     """An int64, from any type that counts, or a symbolic one under torch.compile."""
-    if type(value) is not int and isinstance(value, torch.SymInt):
+    if _is_symbolic(value):
         return value
     try:
         if value is True or value is False:
@@ -42,6 +45,11 @@ def number(argument, value):
     """A float, from any real number."""
     if type(value) is float:
         return value
-    real = isinstance(value, (numbers.Real, torch.SymInt, torch.SymFloat)) and not isinstance(value, bool)
-    require_type(real, argument, "must be a number", type(value).__name__)
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    require_type(real or _is_symbolic(value), argument, "must be a number", type(value).__name__)
     return float(value)
+
+
+def _is_symbolic(value):
+    """torch.SymInt or torch.SymFloat."""
+    return type(value) is not int and type(value).__name__ in ("SymInt", "SymFloat")

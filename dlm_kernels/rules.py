@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from .arguments import integer, number, require
 
 CONFIDENCES = ("prob", "margin", "neg_entropy", "random")
@@ -15,7 +13,7 @@ SOURCES = ("raw", "sampled")
 
 def _check_count(argument, value):
     """An int >= 0, or an int64 tensor [B] (checked by the op, where its values can be read)."""
-    if isinstance(value, torch.Tensor):
+    if hasattr(value, "dtype") and hasattr(value, "device"):
         return
     require(integer(argument, value) >= 0, argument, "must be >= 0", value)
 

@@ -74,7 +74,7 @@ def loss_on(model: Denoiser, clean: Tensor, corrupt, generator: torch.Generator,
 
 
 @torch.no_grad()
-def held_out_loss(model: Denoiser, windows: Windows, corrupt, batches: int = 4, batch: int = 96) -> float:
+def held_out_loss(model: Denoiser, windows: Windows, corrupt, batches: int = 8, batch: int = 96) -> float:
     """The exact bound on held-out windows, the same windows and noise at every call."""
     generator = torch.Generator().manual_seed(1234)
     losses = [loss_on(model, windows.sample(batch, generator), corrupt, generator, 0.0) for _ in range(batches)]
