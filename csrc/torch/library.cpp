@@ -8,12 +8,10 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-
 #include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
-
 
 #include "../api.h"
 
