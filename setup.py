@@ -1,6 +1,7 @@
 """Builds dlm_kernels: CMakeLists.txt has the sources and flags, this file hands it torch, Python and the environment.
 
-Environment: DLM_KERNELS_BUILD=auto|cpu, DLM_KERNELS_VERSION, DLM_KERNELS_EMULATE_AVX512=1 (test builds), MAX_JOBS, CMAKE_ARGS.
+Environment: DLM_KERNELS_BUILD=auto|cpu|cuda (auto: with CUDA where nvcc is found; FORCE_CUDA=1 means cuda), CUDA_HOME or
+CUDA_PATH, TORCH_CUDA_ARCH_LIST, DLM_KERNELS_VERSION, DLM_KERNELS_EMULATE_AVX512=1 (test builds), MAX_JOBS, CMAKE_ARGS.
 """
 
 import importlib.util
@@ -40,10 +41,44 @@ def torch_location():
     return folder, version
 
 
-def check_requested_backend():
+def nvcc():
+    """The CUDA compiler: of CUDA_HOME or CUDA_PATH, else from PATH, else of the default toolkit; None without one."""
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        home = os.environ.get(variable)
+        if home:
+            compiler = Path(home) / "bin" / "nvcc"
+            if not compiler.exists():
+                sys.exit(f"{variable}: must be the folder of a CUDA toolkit, with bin/nvcc, got {home}")
+            return str(compiler)
+    default = Path("/usr/local/cuda/bin/nvcc")
+    return shutil.which("nvcc") or (str(default) if default.exists() else None)
+
+
+def cuda_compiler():
+    """nvcc if the CUDA backend is to be built, else None."""
     wanted = os.environ.get("DLM_KERNELS_BUILD", "auto")
-    if wanted not in ("auto", "cpu"):
-        sys.exit(f"DLM_KERNELS_BUILD: must be auto or cpu (this version has no CUDA backend), got {wanted}")
+    if wanted not in ("auto", "cpu", "cuda"):
+        sys.exit(f"DLM_KERNELS_BUILD: must be auto, cpu or cuda, got {wanted}")
+    if os.environ.get("FORCE_CUDA", "0") == "1":
+        wanted = "cuda"
+    if wanted == "cpu":
+        return None
+    found = nvcc()
+    if found is None and wanted == "cuda":
+        sys.exit(
+            "DLM_KERNELS_BUILD: cuda needs nvcc (CUDA_HOME, or on PATH), and there is none; use cpu to build without"
+        )
+    return found
+
+
+def architectures():
+    """TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX") as CMakeLists.txt takes it ("80;90+PTX"); None for its default."""
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";").replace(",", ";")
+    names = [name for name in listed.split(";") if name]
+    for name in names:
+        if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
+            sys.exit(f"TORCH_CUDA_ARCH_LIST: must be versions like 8.0;9.0+PTX, got {name}")
+    return ";".join(name.replace(".", "", 1) for name in names) or None
 
 
 def tool(name):
@@ -54,12 +89,19 @@ def tool(name):
     return found
 
 
+def pybind11_location():
+    """Where CMake finds pybind11; without it only -DDLM_BUILD_PYBIND=OFF builds."""
+    if importlib.util.find_spec("pybind11") is None:
+        return []
+    import pybind11
+
+    return [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
+
+
 class BuildWithCMake(build_ext):
     def run(self):
-        check_requested_backend()
+        compiler, sms = cuda_compiler(), architectures()
         torch_dir, torch_version = torch_location()
-        import pybind11
-
         build = Path(self.build_temp).resolve()
         target = Path(self.get_ext_fullpath("dlm_kernels._C")).resolve().parent
         build.mkdir(parents=True, exist_ok=True)
@@ -74,13 +116,31 @@ class BuildWithCMake(build_ext):
             f"-DDLM_PYTHON_INCLUDE={sysconfig.get_paths()['include']}",
             f"-DDLM_EMULATE_AVX512={'ON' if emulate else 'OFF'}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            *pybind11_location(),
+            f"-DDLM_BUILD_CUDA={'ON' if compiler else 'OFF'}",
+            *([f"-DCMAKE_CUDA_COMPILER={compiler}"] if compiler else []),
+            *([f"-DDLM_CUDA_ARCHITECTURES={sms}"] if compiler and sms else []),
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]  # fmt: skip
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
         subprocess.run(configure, check=True)
-        subprocess.run([tool("cmake"), "--build", str(build), "--parallel", jobs], check=True)
+        self.build(build, jobs)
         subprocess.run([tool("cmake"), "--install", str(build), "--component", "python", "--strip"], check=True)
+
+    def build(self, folder, jobs):
+        """Compile, and keep what the compilers said: ptxas reports registers and spills, which a test reads."""
+        log = ROOT / "build" / "build.log"
+        log.parent.mkdir(exist_ok=True)
+        command = [tool("cmake"), "--build", str(folder), "--parallel", jobs]
+        with (
+            log.open("w") as copy,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as compiling,
+        ):
+            for line in compiling.stdout:
+                copy.write(line)
+                sys.stdout.write(line)
+        if compiling.returncode != 0:
+            sys.exit(f"dlm_kernels: the build failed; its output is above and in {log}")
 
     def get_outputs(self):
         folder = Path(self.get_ext_fullpath("dlm_kernels._C")).parent

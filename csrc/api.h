@@ -37,6 +37,29 @@ DLM_API int32_t dlm_cpu_denoise_step(const dlm::StepArgs* args, const dlm_execut
 DLM_API int32_t dlm_cpu_topk_unmask(const dlm::UnmaskArgs* args, const dlm_executor* executor, void* workspace,
                                     dlm_error* error);
 
+// CUDA: the same arguments with pointers of one device, which is current. Work is enqueued on `stream` (a cudaStream_t)
+// and nothing waits for it. The workspace serves one stream at a time: dlm_cuda_num_counters uint32, zeroed once before
+// their first use and 0 again after every call, and dlm_cuda_scratch_bytes of anything, 256-byte aligned. Values of
+// arrays are not checked, since that would take a host sync; any value is survived. Only in a library built with CUDA.
+struct dlm_cuda_workspace {
+  uint32_t* counters;
+  void* scratch;
+};
+DLM_API int64_t dlm_cuda_num_counters(int64_t rows, int64_t batch);
+DLM_API int64_t dlm_cuda_scratch_bytes(int64_t rows);
+DLM_API int32_t dlm_cuda_row_stats(const dlm::RowStatsArgs* args, const dlm_cuda_workspace* workspace, void* stream,
+                                   dlm_error* error);
+DLM_API int32_t dlm_cuda_draw_tokens(const dlm::DrawArgs* args, const dlm_cuda_workspace* workspace, void* stream,
+                                     dlm_error* error);
+DLM_API int32_t dlm_cuda_denoise_step(const dlm::StepArgs* args, const dlm_cuda_workspace* workspace, void* stream,
+                                      dlm_error* error);
+DLM_API int32_t dlm_cuda_topk_unmask(const dlm::UnmaskArgs* args, const dlm_cuda_workspace* workspace, void* stream,
+                                     dlm_error* error);
+// Which capture into a CUDA graph the stream is part of, 0 if none.
+DLM_API uint64_t dlm_cuda_capture_id(void* stream);
+// Reads `bytes` once (16-byte aligned, a multiple of 16) and nearly never writes to `sink`: a bench's read bandwidth.
+DLM_API int32_t dlm_cuda_read_stream(const void* data, int64_t bytes, uint32_t* sink, void* stream, dlm_error* error);
+
 // Instruction sets this CPU can run, best first, comma-separated; the one in use; and a switch (0 if it cannot run
 // here).
 DLM_API const char* dlm_cpu_isas(void);

@@ -54,7 +54,7 @@ def load() -> Loaded:
         return Loaded("reference", error)
     if wanted == "cuda" and "cuda" not in build_info()["backends"]:
         raise RuntimeError("DLM_KERNELS_BACKEND: this build has no CUDA backend (built for: cpu), got cuda")
-    return Loaded("cpu")
+    return Loaded("cpu")  # and CUDA tensors too, where the build and the machine have it
 
 
 def _check_torch():
@@ -85,6 +85,29 @@ def build_info() -> dict:
     native = ctypes.CDLL(str(library_path()))
     native.dlm_build_info.restype = ctypes.c_char_p
     return json.loads(native.dlm_build_info())
+
+
+def why_not_cuda() -> str | None:
+    """Why CUDA tensors do not run native kernels: what was built, and what is here. None where they do."""
+    wanted = requested_backend()
+    if wanted in ("cpu", "reference"):
+        return f"DLM_KERNELS_BACKEND is {wanted}"
+    loaded = load()
+    if loaded.error is not None:
+        return f"the compiled extension cannot be used: {loaded.error}"
+    built = build_info()
+    if "cuda" not in built["backends"]:
+        return "this build has no CUDA backend (built for: cpu)"
+    if not torch.cuda.is_available():
+        toolkit, sms = built["cuda"]["toolkit"], ", ".join(built["cuda"]["architectures"])
+        return f"built for CUDA {toolkit} ({sms}), here is {_cuda_here()}"
+    return None
+
+
+def _cuda_here() -> str:
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__}, which has no CUDA"
+    return f"torch {torch.__version__} without a usable GPU or driver"
 
 
 def cpu_isas() -> list[str]:

@@ -62,12 +62,13 @@ def _fake_topk_unmask_(x, tokens, confidence, quota, **_):
 
 @functools.cache
 def _warn_of_fallback(device_type):
-    error = _load.load().error
     if _load.requested_backend() == "reference" and device_type == "cpu":
         return
-    why = (
-        f"the compiled extension cannot be used: {error}" if error else f"there is no kernel for {device_type} tensors"
-    )
+    why = f"there is no kernel for {device_type} tensors"
+    if device_type == "cuda":
+        why = _load.why_not_cuda() or why
+    elif _load.load().error is not None:
+        why = f"the compiled extension cannot be used: {_load.load().error}"
     text = f"dlm_kernels runs its PyTorch reference on {device_type}: {why}"
     if _load.strict():
         raise RuntimeError(f"{text} (DLM_KERNELS_STRICT=1 forbids that)")

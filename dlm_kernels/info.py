@@ -63,8 +63,11 @@ def _backends():
     native = loaded.backend == "cpu"
     out = {
         "cpu": {"runs_on": "native" if native else "reference", "isa": _load.cpu_isa(), "isas": _load.cpu_isas()},
-        "cuda": {"runs_on": "reference", "why": "this build has no CUDA backend"},
+        "cuda": {"runs_on": "native"},
     }
+    why = _load.why_not_cuda()
+    if why:
+        out["cuda"] = {"runs_on": "reference", "why": why}
     if loaded.error is not None:
         out["cpu"]["why"] = str(loaded.error)
     return out

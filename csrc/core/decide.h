@@ -37,30 +37,35 @@ DLM_HD bool ranks_before(const Ranked& a, const Ranked& b) {
 // The entropy budget ranks on entropy whatever the confidence is.
 DLM_HD double rank_key(int32_t rule, float key, float entropy) { return rule == kEntropyBudget ? -entropy : key; }
 
-// value(r) and entropy(r) give the r-th ranked of n eligible positions, r from 0.
-template <class Value, class Entropy>
-DLM_HD int64_t accept(const RuleParams& p, int64_t n, Value value, Entropy entropy) {
-  int64_t count = 0;
+// Whether the r-th ranked position (from 0) joins, given that all before it did; `before` is the sum of their
+// entropies.
+DLM_HD bool joins(const RuleParams& p, int64_t r, double value, double before) {
   switch (p.rule) {
-    case kTopK: return min_of(p.quota, n);
+    case kTopK: return r < p.quota;
     case kThreshold: {
       const double tau = round_to(p.conf_dtype, p.level);  // as a tensor of that dtype compares with a Python scalar
-      while (count < n && (p.strict ? value(count) > tau : value(count) >= tau)) ++count;
-      return count >= p.quota ? count : min_of(p.quota, n);
+      return p.strict ? value > tau : value >= tau;
     }
-    case kFactor:  // Fast-dLLM: rank r of r joins while its confidence is at least 1 - f / (r + 1); the first always
-      while (count < n &&
-             (count == 0 || value(count) >= round_to(p.conf_dtype, 1 - p.level / static_cast<double>(count + 2)))) {
-        ++count;
-      }
-      return count;
-    case kEntropyBudget: {  // EB-sampler: sum of entropies minus the largest, i.e. the sum of those ranked before
-      double before = 0;
-      while (count < n && before <= p.level) before += entropy(count++);
-      return count;
-    }
-    default: return 0;  // unreachable: validate.h rejects other names
+    case kFactor:  // Fast-dLLM: rank n of 1, 2, ... joins while its confidence is at least 1 - f / (n + 1)
+      return r == 0 || value >= round_to(p.conf_dtype, 1 - p.level / static_cast<double>(r + 2));
+    case kEntropyBudget: return before <= p.level;  // EB-sampler: sum of entropies minus the largest
+    default: return false;                          // unreachable: validate.h rejects other names
   }
+}
+
+// How many of n eligible positions are committed, when the first `joined` of the ranking join.
+DLM_HD int64_t settle(const RuleParams& p, int64_t n, int64_t joined) {
+  return p.rule == kThreshold && joined < p.quota ? min_of(p.quota, n) : joined;
+}
+
+// The whole rule, position by position. value(r) and entropy(r) give the r-th ranked of n eligible ones.
+template <class Value, class Entropy>
+DLM_HD int64_t accept(const RuleParams& p, int64_t n, Value value, Entropy entropy) {
+  if (p.rule == kTopK) return max_of<int64_t>(0, min_of(p.quota, n));
+  int64_t joined = 0;
+  double before = 0;
+  while (joined < n && joins(p, joined, value(joined), before)) before += entropy(joined++);
+  return settle(p, n, joined);
 }
 
 }  // namespace dlm

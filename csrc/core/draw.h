@@ -1,11 +1,39 @@
-// The hierarchical draw: one uniform per row picks a chunk by its mass; the backend then re-reads that one chunk and
-// inverts the CDF inside it, in index order. Together that is the inverse CDF of the whole row in index order.
+// The draw of a row. One uniform picks a chunk by its mass; the backend then re-reads that one chunk and inverts the
+// CDF inside it, in index order. Together that is the inverse CDF of the whole row in index order. Then the token is
+// scored.
 #pragma once
 
 #include "chunk.h"
+#include "philox.h"
+#include "resolved.h"
 #include "row_stats.h"
 
 namespace dlm {
+
+// 1 / T, with T kept where float exponents can hold it; nobody samples outside.
+DLM_HD double inverse_temperature(float t) { return 1.0 / min_of(max_of(static_cast<double>(t), 1e-30), 1e30); }
+
+struct RowLaw {
+  double beta = 1;       // 1 / T of the confidence law
+  double draw_beta = 0;  // 1 / T of the draw law; 0: greedy
+  bool tilt = false;     // entropy wanted
+};
+
+DLM_HD RowLaw row_law(float temperature, bool from_sampled, bool tilt) {
+  RowLaw law;
+  law.tilt = tilt;
+  if (temperature > 0) {
+    law.draw_beta = inverse_temperature(temperature);
+    if (from_sampled) law.beta = law.draw_beta;
+  }
+  return law;
+}
+
+// The uniform number of a row: the caller's, or the one keyed by (seed, position, step).
+DLM_HD double row_uniform(const DrawParams& d, const Geometry& g, int64_t row, const Place& at) {
+  if (given(d.uniform)) return static_cast<const double*>(d.uniform.data)[row_offset(g, d.uniform, row)];
+  return uniform_52(noise(int_at(d.seed, at.b), at.p, int_at(d.step, 0), kStreamDraw));
+}
 
 struct ChunkPick {
   int64_t chunk = -1;
@@ -35,6 +63,46 @@ DLM_HD ChunkPick pick_chunk(const ChunkStats* chunks, int64_t n, double beta, do
   }
   pick.target = pick.chunk < 0 ? 0 : chunks[pick.chunk].draw_mass;
   return pick;
+}
+
+struct DrawnRow {
+  bool good = false;
+  int64_t token = -1;
+  Score score;
+  float logprob = -kInfinity;
+  float entropy = 0;
+};
+
+DLM_HD bool holds(const Array& ids, int64_t token) {
+  for (int64_t i = 0; given(ids) && i < ids.shape[0]; ++i) {
+    if (static_cast<const int64_t*>(ids.data)[i * ids.stride[0]] == token) return true;
+  }
+  return false;
+}
+
+// A drawn token with logit z, scored under the confidence law.
+DLM_HD DrawnRow score_draw(const DrawParams& d, const Resolved& r, const RowLaw& law, const RowStats& stats,
+                           const Place& at, int64_t token, float z) {
+  DrawnRow out;
+  out.good = true;
+  out.token = token;
+  const float rank =
+      r.confidence == kRandom ? uniform_23(noise(int_at(d.seed, at.b), at.p, int_at(d.step, 0), kStreamRank)) : 0;
+  out.score = holds(d.demote, token)
+                  ? demoted(r.confidence)
+                  : score(r.confidence, r.conf_dtype, stats, odds_against(stats, token, z, law.beta), law.beta, rank);
+  out.logprob = static_cast<float>(log_prob(stats, token, z, law.beta));
+  out.entropy = law.tilt ? static_cast<float>(entropy(stats)) : 0;
+  return out;
+}
+
+DLM_HD void store(const DrawOutputs& out, int64_t row, const DrawnRow& drawn, bool bad) {
+  out.tokens[row] = drawn.token;
+  out.confidence[row] = static_cast<float>(drawn.score.value);
+  out.key[row] = drawn.score.key;
+  out.logprob[row] = drawn.logprob;
+  out.entropy[row] = drawn.entropy;
+  out.bad[row] = bad;
 }
 
 }  // namespace dlm

@@ -13,6 +13,7 @@ struct Geometry {
   int64_t num_rows = 0;
   int64_t length = 0;  // L
   int64_t shift = 0;
+  int64_t limit = -1;  // packed: B * L, what a row must lie below; -1: unknown. Values on a device come unchecked
   bool packed = false;
   Array start, rows;
 };
@@ -30,17 +31,23 @@ DLM_HD float float_at(const Array& a, int64_t i) {
   return static_cast<const float*>(a.data)[a.ndim == 0 || a.shape[0] == 1 ? 0 : i * a.stride[0]];
 }
 
+// a / b for b > 0, a >= 0. GPUs have no 64-bit division, and hardly any batch needs one.
+DLM_HD int64_t quotient(int64_t a, int64_t b) {
+  if (((a | b) >> 32) == 0) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
+  return a / b;
+}
+
 DLM_HD Place place_of(const Geometry& g, int64_t r) {
   Place at = {-1, -1};
   if (g.packed) {
     const int64_t flat = int_at(g.rows, r);
-    if (flat >= 0) {
-      at.b = flat / g.length;
-      at.p = flat % g.length;
+    if (flat >= 0 && (flat < g.limit || g.limit < 0)) {
+      at.b = quotient(flat, g.length);
+      at.p = flat - at.b * g.length;
     }
   } else {
-    at.b = r / g.width;
-    at.p = r % g.width + (given(g.start) ? int_at(g.start, at.b) : 0);
+    at.b = quotient(r, g.width);
+    at.p = r - at.b * g.width + (given(g.start) ? int_at(g.start, at.b) : 0);
   }
   return at;
 }
@@ -61,14 +68,15 @@ inline void for_each_place(const Geometry& g, Visit visit) {
 // Element offset of row r in a rows-shaped view, 64-bit throughout: 4096 rows of 262144 logits pass 2^30.
 DLM_HD int64_t row_offset(const Geometry& g, const Array& a, int64_t r) {
   if (a.ndim < 2 || g.packed || g.width == 0) return r * a.stride[0];
-  return r / g.width * a.stride[0] + r % g.width * a.stride[1];
+  const int64_t b = quotient(r, g.width);
+  return b * a.stride[0] + (r - b * g.width) * a.stride[1];
 }
 
 // The logits row that speaks for row r's position: with shift -1 the one before; the first speaks for itself too.
 DLM_HD int64_t logits_offset(const Geometry& g, const Array& logits, int64_t r) {
   if (g.packed) return r * logits.stride[0];
   if (logits.ndim == 2) return max_of<int64_t>(0, r + g.shift) * logits.stride[0];
-  const int64_t b = r / g.width, i = max_of<int64_t>(0, r % g.width + g.shift);
+  const int64_t b = quotient(r, g.width), i = max_of<int64_t>(0, r - b * g.width + g.shift);
   return b * logits.stride[0] + i * logits.stride[1];
 }
 
@@ -78,6 +86,11 @@ DLM_HD bool is_candidate(const DecideParams& d, const Place& at) {
   if (load_int(d.x.data, d.x.dtype, at.b * d.x.stride[0] + at.p * d.x.stride[1]) != d.mask_id) return false;
   return !given(d.frozen) ||
          !static_cast<const bool*>(d.frozen.data)[at.b * d.frozen.stride[0] + at.p * d.frozen.stride[1]];
+}
+
+DLM_HD int64_t token_on_canvas(const Array& x, const Place& at) {
+  if (at.b < 0 || at.p < 0 || at.p >= x.shape[1]) return -1;
+  return load_int(x.data, x.dtype, at.b * x.stride[0] + at.p * x.stride[1]);
 }
 
 }  // namespace dlm

@@ -67,24 +67,42 @@ struct DecideParams {
   bool strict = true;
 };
 
-struct RowStatsArgs {
-  SweepParams sweep;
-  Array given;  // rows' shape int64, -1 = none
-  // out, all of the rows' shape, contiguous
+// Outputs: of the rows' shape and contiguous, counts [B].
+struct RowStatsOutputs {
   int64_t* argmax = nullptr;
   float *max = nullptr, *logsumexp = nullptr, *second = nullptr, *rest = nullptr, *entropy = nullptr,
         *p_given = nullptr;
   bool* bad = nullptr;
 };
 
+struct DrawOutputs {
+  int64_t* tokens = nullptr;
+  float *confidence = nullptr, *key = nullptr, *logprob = nullptr, *entropy = nullptr;
+  bool* bad = nullptr;
+};
+
+struct UnmaskOutputs {
+  bool* committed = nullptr;
+  int64_t *num_committed = nullptr, *num_open = nullptr, *num_bad = nullptr;
+};
+
+struct StepOutputs {
+  void* tokens = nullptr;  // dtype of x
+  float* confidence = nullptr;
+  UnmaskOutputs unmask;
+};
+
+struct RowStatsArgs {
+  SweepParams sweep;
+  Array given;  // rows' shape int64, -1 = none
+  RowStatsOutputs out;
+};
+
 struct DrawArgs {
   SweepParams sweep;
   PlaceParams place;
   DrawParams draw;
-  // out, all of the rows' shape, contiguous
-  int64_t* tokens = nullptr;
-  float *confidence = nullptr, *key = nullptr, *logprob = nullptr, *entropy = nullptr;
-  bool* bad = nullptr;
+  DrawOutputs out;
 };
 
 struct StepArgs {
@@ -92,11 +110,7 @@ struct StepArgs {
   PlaceParams place;
   DrawParams draw;
   DecideParams decide;
-  // out: rows' shape, contiguous; counts [B]
-  void* tokens = nullptr;  // dtype of x
-  float* confidence = nullptr;
-  bool* committed = nullptr;
-  int64_t *num_committed = nullptr, *num_open = nullptr, *num_bad = nullptr;
+  StepOutputs out;
 };
 
 struct UnmaskArgs {
@@ -104,9 +118,7 @@ struct UnmaskArgs {
   Array confidence;  // rows' shape, any float dtype
   PlaceParams place;
   DecideParams decide;
-  // out: rows' shape, contiguous; counts [B]
-  bool* committed = nullptr;
-  int64_t *num_committed = nullptr, *num_open = nullptr, *num_bad = nullptr;
+  UnmaskOutputs out;
 };
 
 }  // namespace dlm

@@ -2,9 +2,14 @@
 // vocabulary chunks, LM-head tiles and tensor-parallel ranks all join by the same formula.
 #pragma once
 
-#include "hd.h"
+#include "params.h"
 
 namespace dlm {
+
+// Classifier-free guidance, u + (w + 1)(c - u) for weight = w + 1; two -inf stay -inf instead of NaN.
+DLM_HD float combine(float c, float u, float weight) {
+  return c == -kInfinity && u == -kInfinity ? -kInfinity : u + weight * (c - u);
+}
 
 // One chunk under its confidence law (and, where that differs, its draw law), before the argmax is located: the hot
 // loop only tracks the maximum. Sums are relative to `max`.
@@ -14,6 +19,20 @@ struct ChunkStats {
   double tilt = 0;         // sum of exp(d) * d with d = (z - max) * beta: what entropy needs
   double draw_mass = 0;    // mass under the draw law's beta
 };
+
+// The same chunk about a larger maximum: both laws' sums shrink, and every d moves by the same shift. A chunk at
+// relative mass 0 contributes 0, not 0 * inf.
+DLM_HD ChunkStats relative_to(const ChunkStats& c, float max, double beta, double draw_beta) {
+  ChunkStats out;
+  out.max = max;
+  if (c.max == -kInfinity) return out;  // keeps -inf - -inf out of the formula
+  const double shift = (static_cast<double>(c.max) - max) * beta;
+  const double scale = exp_d(shift);
+  out.mass = scale * c.mass;
+  out.tilt = scale > 0 ? scale * (c.tilt + shift * c.mass) : 0;
+  out.draw_mass = (draw_beta == beta ? scale : exp_d((static_cast<double>(c.max) - max) * draw_beta)) * c.draw_mass;
+  return out;
+}
 
 struct RowStats {
   float max = -kInfinity;     // largest logit
@@ -29,15 +48,17 @@ DLM_HD RowStats merge(const RowStats& a, const RowStats& b, double beta) {
   const bool a_wins = a.max > b.max || (a.max == b.max && a.argmax < b.argmax);
   const RowStats& w = a_wins ? a : b;
   const RowStats& l = a_wins ? b : a;
-  const double shift = (static_cast<double>(l.max) - w.max) * beta;
-  const double scale = exp_d(shift);
+  ChunkStats moved;
+  moved.max = l.max;
+  moved.mass = 1 + l.rest;
+  moved.tilt = l.tilt;
+  moved = relative_to(moved, w.max, beta, beta);
   RowStats out;
   out.max = w.max;
   out.argmax = w.argmax;
   out.second = max_of(w.second, l.max);
-  out.rest = w.rest + scale * (1 + l.rest);
-  // d moves by `shift` for every logit of the loser; a chunk at relative mass 0 contributes 0, not 0 * inf.
-  out.tilt = w.tilt + (scale > 0 ? scale * (l.tilt + shift * (1 + l.rest)) : 0);
+  out.rest = w.rest + moved.mass;
+  out.tilt = w.tilt + moved.tilt;
   return out;
 }
 
@@ -71,6 +92,18 @@ DLM_HD double odds_against(const RowStats& s, int64_t token, float z_t, double b
 DLM_HD double log_prob(const RowStats& s, int64_t token, float z_t, double beta) {
   if (token == s.argmax) return -log1p_d(s.rest);
   return (static_cast<double>(z_t) - s.max) * beta - log1p_d(s.rest);
+}
+
+// `p_given`: probability of the token asked about, 0 without one.
+DLM_HD void store(const RowStatsOutputs& out, int64_t row, bool good, const RowStats& s, double beta, double p_given) {
+  out.argmax[row] = good ? s.argmax : -1;
+  out.max[row] = good ? s.max : -kInfinity;
+  out.second[row] = good ? s.second : -kInfinity;
+  out.logsumexp[row] = good ? static_cast<float>(log_sum_exp(s, beta)) : -kInfinity;
+  out.rest[row] = good ? static_cast<float>(s.rest) : 0;
+  out.entropy[row] = good ? static_cast<float>(entropy(s)) : 0;
+  out.p_given[row] = good ? static_cast<float>(p_given) : 0;
+  out.bad[row] = !good;
 }
 
 }  // namespace dlm

@@ -14,23 +14,11 @@
 #include <string>
 #include <vector>
 
-#include "confidence.h"
-#include "decide.h"
-#include "geometry.h"
+#include "resolved.h"
 
 namespace dlm {
 
 enum ErrorKind : int32_t { kOk = 0, kValueError = 1, kTypeError = 2, kRuntimeError = 3 };
-
-// What the names and shapes of valid arguments resolve to.
-struct Resolved {
-  Geometry geometry;
-  int64_t vocab = 0;
-  int32_t confidence = kProb;
-  bool from_sampled = false;
-  int32_t conf_dtype = kFloat32;
-  int32_t rule = kTopK;
-};
 
 struct InvalidArgument {
   ErrorKind kind;
@@ -345,6 +333,7 @@ inline Resolved validate(const DrawArgs& a) {
   check::uniform(a.draw.uniform, s.logits);
   check::scoring(a.draw, &out);
   out.geometry = check::geometry(s.logits, 1, a.place, length);
+  if (listed && batch > 1) out.geometry.limit = batch * length;
   out.vocab = s.logits.shape[s.logits.ndim - 1];
   return out;
 }
@@ -373,6 +362,7 @@ inline Resolved validate(const StepArgs& a) {
   check::uniform(a.draw.uniform, s.logits);
   check::scoring(a.draw, &out);
   out.geometry = check::geometry(s.logits, 1, a.place, length);
+  out.geometry.limit = batch * length;
   out.vocab = s.logits.shape[s.logits.ndim - 1];
   return out;
 }
@@ -395,7 +385,28 @@ inline Resolved validate(const UnmaskArgs& a) {
   check::start(a.place.start, packed, x.shape[0], packed ? -1 : x.shape[1] - a.tokens.shape[1], "x", x);
   check::rows(a.place.rows, a.tokens.shape[0], x.shape[0] * x.shape[1], "x", x);
   out.geometry = check::geometry(a.tokens, 0, a.place, x.shape[1]);
+  out.geometry.limit = x.shape[0] * x.shape[1];
   return out;
+}
+
+// The frame of every C entry: runs `body`, which validates first, and turns what it throws into a status and a text.
+template <class Error, class Body>
+int32_t guarded(Error* error, Body body) {
+  const auto fail = [&](int32_t kind, const char* text) {
+    if (error != nullptr) {
+      error->kind = kind;
+      snprintf(error->text, sizeof error->text, "%s", text);
+    }
+    return kind;
+  };
+  try {
+    body();
+    return kOk;
+  } catch (const InvalidArgument& e) {
+    return fail(e.kind, e.text.c_str());
+  } catch (const std::exception& e) {
+    return fail(kRuntimeError, e.what());
+  }
 }
 
 }  // namespace dlm

@@ -1,30 +1,16 @@
 // The C ABI over the CPU backend: check, cut the workspace, run; errors leave as a status and a text.
 #include "../api.h"
 
-#include <cstdio>
-
 #include "backend.h"
 
 namespace {
 
 template <class Args, class Op>
 int32_t call(const Args* args, const dlm_executor* executor, void* workspace, dlm_error* error, Op op) {
-  const auto fail = [&](int32_t kind, const char* text) {
-    if (error != nullptr) {
-      error->kind = kind;
-      snprintf(error->text, sizeof error->text, "%s", text);
-    }
-    return kind;
-  };
-  try {
+  return dlm::guarded(error, [&] {
     const dlm::Resolved resolved = dlm::validate(*args);
     op(*args, resolved, executor, workspace);
-    return dlm::kOk;
-  } catch (const dlm::InvalidArgument& e) {
-    return fail(e.kind, e.text.c_str());
-  } catch (const std::exception& e) {
-    return fail(dlm::kRuntimeError, e.what());
-  }
+  });
 }
 
 int32_t thread_count(const dlm_executor* executor) {

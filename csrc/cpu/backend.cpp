@@ -31,11 +31,6 @@ int64_t group_candidates(const Geometry& g, const DecideParams& d, const Scratch
   return total;
 }
 
-int64_t token_on_canvas(const Array& x, const Place& at) {
-  if (at.b < 0 || at.p < 0 || at.p >= x.shape[1]) return -1;
-  return load_int(x.data, x.dtype, at.b * x.stride[0] + at.p * x.stride[1]);
-}
-
 // Brings the best `count` of n to the front. Only rules that look at values need the whole order.
 void rank(Ranked* ranked, int64_t n, int64_t count) {
   if (count >= n) {
@@ -45,27 +40,24 @@ void rank(Ranked* ranked, int64_t n, int64_t count) {
   }
 }
 
-struct Counts {
-  int64_t committed = 0, open = 0, bad = 0;
-};
-
 // Rank, accept and commit the eligible rows of one sequence; `eligible` are at scratch.ranked + offset[b].
 template <class Token>
-Counts commit_sequence(const DecideParams& d, const RuleParams& rule, const Scratch& scratch, int64_t b,
-                       int64_t eligible, bool* committed, Token token) {
+void commit_sequence(const DecideParams& d, const RuleParams& rule, const Scratch& scratch, int64_t b, int64_t eligible,
+                     int64_t bad, const UnmaskOutputs& out, Token token) {
   Ranked* const ranked = scratch.ranked + scratch.offset[b];
   rank(ranked, eligible, rule.rule == kTopK ? min_of(rule.quota, eligible) : eligible);
-  Counts out;
-  out.committed = accept(
+  const int64_t committed = accept(
       rule, eligible, [&](int64_t i) { return scratch.value[ranked[i].row]; },
       [&](int64_t i) { return scratch.entropy[ranked[i].row]; });
-  out.open = scratch.offset[b + 1] - scratch.offset[b] - out.committed;
-  for (int64_t i = 0; i < out.committed; ++i) {
+  int64_t open = scratch.offset[b + 1] - scratch.offset[b] - committed;
+  for (int64_t i = 0; i < committed; ++i) {
     const int64_t row = ranked[i].row;
-    committed[row] = true;
-    out.open += commit(d, Place{b, ranked[i].position}, token(row));
+    out.committed[row] = true;
+    open += commit(d, Place{b, ranked[i].position}, token(row));
   }
-  return out;
+  out.num_committed[b] = committed;
+  out.num_open[b] = open;
+  out.num_bad[b] = bad;
 }
 
 }  // namespace
@@ -83,18 +75,11 @@ void row_stats(const RowStatsArgs& a, const Resolved& r, const dlm_executor* exe
   const auto finish = [&](int64_t row, const RowJob& job, const ChunkStats* chunks) {
     RowStats s;
     const bool good = finish_row(kernels, job.source, r.vocab, job.law, chunks, &s);
-    a.argmax[row] = good ? s.argmax : -1;
-    a.max[row] = good ? s.max : -kInfinity;
-    a.second[row] = good ? s.second : -kInfinity;
-    a.logsumexp[row] = good ? static_cast<float>(log_sum_exp(s, job.law.beta)) : -kInfinity;
-    a.rest[row] = good ? static_cast<float>(s.rest) : 0;
-    a.entropy[row] = good ? static_cast<float>(entropy(s)) : 0;
-    a.bad[row] = !good;
     const int64_t token =
         given(a.given) ? static_cast<const int64_t*>(a.given.data)[row_offset(r.geometry, a.given, row)] : -1;
     const bool known = good && token >= 0 && token < r.vocab;
-    a.p_given[row] =
-        known ? static_cast<float>(1 / (1 + odds_against(s, token, logit_at(job.source, token), job.law.beta))) : 0;
+    const double p_given = known ? 1 / (1 + odds_against(s, token, logit_at(job.source, token), job.law.beta)) : 0;
+    store(a.out, row, good, s, job.law.beta, p_given);
   };
   for_each_row(kernels, executor, scratch, r.geometry.num_rows, r.vocab, make, finish);
 }
@@ -104,20 +89,12 @@ void draw_tokens(const DrawArgs& a, const Resolved& r, const dlm_executor* execu
   const Geometry& g = r.geometry;
   const Drawer drawer(a.sweep, a.draw, r, true);
   prepare_excluded(a.sweep, scratch);
-  const auto store = [&](int64_t row, const DrawnRow& drawn, bool bad) {
-    a.tokens[row] = drawn.token;
-    a.confidence[row] = static_cast<float>(drawn.score.value);
-    a.key[row] = drawn.score.key;
-    a.logprob[row] = drawn.logprob;
-    a.entropy[row] = drawn.entropy;
-    a.bad[row] = bad;
-  };
   int64_t real = 0;
   for_each_place(g, [&](int64_t row, const Place& at) {
     if (at.b >= 0) {
       scratch.candidate[real++] = row;
     } else {
-      store(row, DrawnRow{}, false);  // padding
+      store(a.out, row, DrawnRow{}, false);  // padding
     }
   });
   for_each_row(
@@ -126,7 +103,7 @@ void draw_tokens(const DrawArgs& a, const Resolved& r, const dlm_executor* execu
       [&](int64_t i, const RowJob& job, const ChunkStats* chunks) {
         const int64_t row = scratch.candidate[i];
         const DrawnRow drawn = drawer.finish(kernels, job, chunks, row, place_of(g, row));
-        store(row, drawn, !drawn.good);
+        store(a.out, row, drawn, !drawn.good);
       });
 }
 
@@ -137,11 +114,7 @@ void denoise_step(const StepArgs& a, const Resolved& r, const dlm_executor* exec
   const int64_t batch = d.x.shape[0];
   const Drawer drawer(a.sweep, a.draw, r, r.rule == kEntropyBudget);
   prepare_excluded(a.sweep, scratch);
-  for_each_place(g, [&](int64_t row, const Place& at) {
-    store_int(a.tokens, d.x.dtype, row, token_on_canvas(d.x, at));
-    a.confidence[row] = -kInfinity;
-    a.committed[row] = false;
-  });
+  for_each_place(g, [&](int64_t row, const Place& at) { store_skipped(a.out, d.x, row, at); });
   const int64_t count = group_candidates(g, d, scratch);
   for_each_row(
       kernels, executor, scratch, count, r.vocab,
@@ -151,8 +124,7 @@ void denoise_step(const StepArgs& a, const Resolved& r, const dlm_executor* exec
         const DrawnRow drawn = drawer.finish(kernels, job, chunks, row, place_of(g, row));
         scratch.good[row] = drawn.good;
         if (!drawn.good) return;
-        store_int(a.tokens, d.x.dtype, row, drawn.token);
-        a.confidence[row] = static_cast<float>(drawn.score.value);
+        store_drawn(a.out, d.x, row, drawn);
         scratch.value[row] = drawn.score.value;
         scratch.key[row] = drawn.score.key;
         scratch.entropy[row] = drawn.entropy;
@@ -168,17 +140,8 @@ void denoise_step(const StepArgs& a, const Resolved& r, const dlm_executor* exec
       }
       ranked[eligible++] = {rank_key(r.rule, scratch.key[row], scratch.entropy[row]), place_of(g, row).p, row};
     }
-    RuleParams rule;
-    rule.rule = r.rule;
-    rule.conf_dtype = r.conf_dtype;
-    rule.strict = d.strict;
-    rule.level = d.level;
-    rule.quota = int_at(d.quota, b);
-    const Counts counts = commit_sequence(d, rule, scratch, b, eligible, a.committed,
-                                          [&](int64_t row) { return load_int(a.tokens, d.x.dtype, row); });
-    a.num_committed[b] = counts.committed;
-    a.num_open[b] = counts.open;
-    a.num_bad[b] = bad;
+    commit_sequence(d, rule_params(r, d, b), scratch, b, eligible, bad, a.out.unmask,
+                    [&](int64_t row) { return load_int(a.out.tokens, d.x.dtype, row); });
   }
 }
 
@@ -186,7 +149,7 @@ void topk_unmask(const UnmaskArgs& a, const Resolved& r, const dlm_executor*, co
   const Geometry& g = r.geometry;
   const DecideParams& d = a.decide;
   const int64_t batch = d.x.shape[0];
-  std::fill(a.committed, a.committed + g.num_rows, false);
+  std::fill(a.out.committed, a.out.committed + g.num_rows, false);
   group_candidates(g, d, scratch);
   for (int64_t b = 0; b < batch; ++b) {
     Ranked* const ranked = scratch.ranked + scratch.offset[b];
@@ -200,14 +163,8 @@ void topk_unmask(const UnmaskArgs& a, const Resolved& r, const dlm_executor*, co
         ranked[eligible++] = {key, place_of(g, row).p, row};
       }
     }
-    RuleParams rule;
-    rule.quota = int_at(d.quota, b);
-    const Counts counts = commit_sequence(d, rule, scratch, b, eligible, a.committed, [&](int64_t row) {
-      return load_int(a.tokens.data, d.x.dtype, row_offset(g, a.tokens, row));
-    });
-    a.num_committed[b] = counts.committed;
-    a.num_open[b] = counts.open;
-    a.num_bad[b] = bad;
+    commit_sequence(d, rule_params(r, d, b), scratch, b, eligible, bad, a.out,
+                    [&](int64_t row) { return load_int(a.tokens.data, d.x.dtype, row_offset(g, a.tokens, row)); });
   }
 }
 

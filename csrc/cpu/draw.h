@@ -1,8 +1,6 @@
 // One row from logits to a scored draw: what draw_tokens returns and denoise_step decides on.
 #pragma once
 
-#include "../core/confidence.h"
-#include "../core/philox.h"
 #include "../core/validate.h"
 #include "for_each_row.h"
 
@@ -12,14 +10,6 @@ namespace dlm::cpu {
 void prepare_excluded(const SweepParams& s, const Scratch& scratch);
 
 RowSource row_source(const SweepParams& s, const Geometry& g, const Scratch& scratch, int64_t row);
-
-struct DrawnRow {
-  bool good = false;
-  int64_t token = -1;
-  Score score;
-  float logprob = -kInfinity;
-  float entropy = 0;
-};
 
 // Shared by every op that draws: the law of a row's temperature, then the draw from its finished chunks.
 class Drawer {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "../core/geometry.h"
+#include "../core/row_stats.h"
 
 namespace dlm::cpu {
 
@@ -18,11 +19,6 @@ struct RowSource {
   const int64_t* excluded = nullptr;  // sorted ids that count as -inf
   int64_t num_excluded = 0;
 };
-
-// u + (w + 1)(c - u); two -inf stay -inf instead of NaN.
-inline float combine(float c, float u, float weight) {
-  return c == -kInfinity && u == -kInfinity ? -kInfinity : u + weight * (c - u);
-}
 
 inline float logit_at(const RowSource& s, int64_t i) {
   if (std::binary_search(s.excluded, s.excluded + s.num_excluded, i)) return -kInfinity;

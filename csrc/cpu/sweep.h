@@ -10,15 +10,6 @@
 
 namespace dlm::cpu {
 
-// 1 / T, with T kept where float exponents can hold it; nobody samples outside.
-inline double inverse_temperature(float t) { return 1.0 / min_of(max_of(static_cast<double>(t), 1e-30), 1e30); }
-
-struct RowLaw {
-  double beta = 1;       // 1 / T of the confidence law
-  double draw_beta = 0;  // 1 / T of the draw law; 0: greedy
-  bool tilt = false;     // entropy wanted
-};
-
 ChunkStats sweep_chunk(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, const RowLaw& law);
 
 // False if the row is bad: NaN, +inf, or no finite logit.

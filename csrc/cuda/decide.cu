@@ -1,0 +1,58 @@
+// Decisions in a launch of their own: topk_unmask_, and steps whose sequences are too long to sort beside the sweep.
+#include "decide.h"
+
+#include "launch.h"
+#include "rows.h"
+
+namespace dlm::cuda {
+namespace {
+
+__device__ Ranked* sort_space(const SortSpace& space, const Geometry& g, int64_t b) {
+  DLM_DYNAMIC_SHARED(Ranked, shared);
+  if (space.global == nullptr) return shared;
+  // The next power of two of n rows is less than 2 n: twice the rows of the sequences before is a place of one's own.
+  return space.global + (g.packed ? 2 * count_rows(g, 0, b) : b * space.capacity);
+}
+
+__global__ void __launch_bounds__(kDecideThreads)
+    decide_kernel(const __grid_constant__ RowsJob job, const SortSpace space) {
+  decide_rows(job, blockIdx.x, sort_space(space, job.resolved.geometry, blockIdx.x));
+}
+
+__global__ void __launch_bounds__(kDecideThreads)
+    unmask_kernel(const __grid_constant__ UnmaskArgs a, const __grid_constant__ Resolved r, const SortSpace space) {
+  const Geometry& g = r.geometry;
+  const int64_t b = blockIdx.x;
+  const RowRange range = rows_of(g, b);
+  for (int64_t row = range.begin + threadIdx.x; row < range.end; row += blockDim.x) {
+    const int64_t owner = place_of(g, row).b;
+    if (owner == b || (b == 0 && owner < 0)) a.out.committed[row] = false;  // the first block looks after padding
+  }
+  if (b >= a.decide.x.shape[0]) return;
+  decide_sequence(
+      g, a.decide, rule_params(r, a.decide, b), b, sort_space(space, g, b), a.out,
+      [&](int64_t row, const Place& at) {
+        if (!is_candidate(a.decide, at)) return Verdict{kClosed, 0};
+        const double key = load_double(a.confidence.data, a.confidence.dtype, row_offset(g, a.confidence, row));
+        return Verdict{key != key ? kBad : key == -kInfinity ? kPassed : kEligible, key};
+      },
+      [](int64_t) { return 0.0; }, [](int64_t) { return 0.0; },
+      [&](int64_t row) { return load_int(a.tokens.data, a.tokens.dtype, row_offset(g, a.tokens, row)); });
+}
+
+size_t shared_bytes(const SortSpace& space) {
+  return space.global == nullptr ? static_cast<size_t>(space.capacity) * sizeof(Ranked) : 0;
+}
+
+}  // namespace
+
+void launch_decide(const RowsJob& job, const SortSpace& space, void* stream) {
+  launch("decide", decide_kernel, job.decide.x.shape[0], kDecideThreads, shared_bytes(space), stream, job, space);
+}
+
+void launch_unmask(const UnmaskArgs& args, const Resolved& resolved, const SortSpace& space, void* stream) {
+  launch("unmask", unmask_kernel, max_of<int64_t>(1, args.decide.x.shape[0]), kDecideThreads, shared_bytes(space),
+         stream, args, resolved, space);
+}
+
+}  // namespace dlm::cuda

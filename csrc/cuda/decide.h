@@ -1,0 +1,103 @@
+// One sequence per block: sort its eligible rows by THE order, find how long a prefix the rule accepts, commit that.
+#pragma once
+
+#include "block.h"
+
+namespace dlm::cuda {
+
+// A row's part in the decision.
+struct Verdict {
+  RowState state;
+  double key;
+};
+
+// Bitonic; `size` is a power of two. Generic addresses: shared memory where the rows fit, global where they do not.
+__device__ inline void block_sort(Ranked* ranked, int64_t size) {
+  for (int64_t run = 2; run <= size; run *= 2) {
+    for (int64_t gap = run / 2; gap > 0; gap /= 2) {
+      for (int64_t i = threadIdx.x; i < size / 2; i += blockDim.x) {
+        const int64_t low = (i & ~(gap - 1)) * 2 | (i & (gap - 1)), high = low | gap;
+        const Ranked a = ranked[low], b = ranked[high];
+        if (ranks_before(b, a) == ((low & run) == 0)) ranked[low] = b, ranked[high] = a;
+      }
+      __syncthreads();
+    }
+  }
+}
+
+// The rows that may belong to sequence b: its own if dense, any if packed.
+struct RowRange {
+  int64_t begin, end;
+};
+__device__ inline RowRange rows_of(const Geometry& g, int64_t b) {
+  if (g.packed) return {0, g.num_rows};
+  return {b * g.width, (b + 1) * g.width};
+}
+
+// How many rows belong to sequences in [first, last). Packed rows may come in any order.
+__device__ inline int64_t count_rows(const Geometry& g, int64_t first, int64_t last) {
+  if (!g.packed) return (last - first) * g.width;
+  int count = 0;
+  for (int64_t row = threadIdx.x; row < g.num_rows; row += blockDim.x) {
+    const int64_t flat = int_at(g.rows, row);  // no division: flat / L is in [first, last)
+    count += flat >= first * g.length && flat < last * g.length && (flat < g.limit || g.limit < 0);
+  }
+  return block_sum(count);
+}
+
+// judge(row, place) -> Verdict; value(row), entropy(row) and token(row) of eligible rows. `ranked` has room for the
+// next power of two of the sequence's rows.
+template <class Judge, class Value, class Entropy, class Token>
+__device__ void decide_sequence(const Geometry& g, const DecideParams& d, const RuleParams& rule, int64_t b,
+                                Ranked* ranked, const UnmaskOutputs& out, Judge judge, Value value, Entropy entropy,
+                                Token token) {
+  enum { kNumCandidates, kNumEligible, kNumBad, kNumCounts };
+  DLM_SHARED(int, count, [kNumCounts]);
+  if (threadIdx.x < kNumCounts) count[threadIdx.x] = 0;
+  __syncthreads();
+  const RowRange range = rows_of(g, b);
+  for (int64_t row = range.begin + threadIdx.x; row < range.end; row += blockDim.x) {
+    const Place at = place_of(g, row);
+    if (at.b != b) continue;
+    const Verdict v = judge(row, at);
+    if (v.state != kClosed) atomicAdd(&count[kNumCandidates], 1);
+    if (v.state == kBad) atomicAdd(&count[kNumBad], 1);
+    if (v.state == kEligible) ranked[atomicAdd(&count[kNumEligible], 1)] = {v.key, at.p, row};
+  }
+  __syncthreads();
+  const int64_t n = count[kNumEligible];
+  int64_t size = 1;
+  while (size < n) size *= 2;
+  for (int64_t i = n + threadIdx.x; i < size; i += blockDim.x) ranked[i] = {-kInfinity, INT64_MAX, -1};
+  __syncthreads();
+  block_sort(ranked, size);
+
+  int64_t joined = 0;
+  double before = 0;
+  for (int64_t first = 0; first < n; first += blockDim.x) {
+    const int64_t r = first + threadIdx.x;
+    const bool real = r < n;
+    const int64_t row = real ? ranked[r].row : -1;
+    const Scan spent = block_scan(real && rule.rule == kEntropyBudget ? entropy(row) : 0.0);
+    const bool joins_here = real && joins(rule, r, value(row), before + spent.before);
+    const int here = block_min(joins_here ? static_cast<int>(blockDim.x) : static_cast<int>(threadIdx.x));
+    joined = first + here;
+    if (here < static_cast<int>(blockDim.x)) break;
+    before += spent.total;
+  }
+  const int64_t committed = settle(rule, n, min_of(joined, n));
+  int reopened = 0;
+  for (int64_t r = threadIdx.x; r < committed; r += blockDim.x) {
+    const int64_t row = ranked[r].row;
+    out.committed[row] = true;
+    reopened += commit(d, Place{b, ranked[r].position}, token(row));
+  }
+  reopened = block_sum(reopened);
+  if (threadIdx.x == 0) {
+    out.num_committed[b] = committed;
+    out.num_open[b] = count[kNumCandidates] - committed + reopened;
+    out.num_bad[b] = count[kNumBad];
+  }
+}
+
+}  // namespace dlm::cuda

@@ -1,0 +1,182 @@
+// From a row's partials to its statistics and its token: what the block that completes a row does. Only one or two
+// chunks are read again, and they are in the cache: the winning one for its argmax and for what is left of it without
+// that, the drawn one to invert its CDF.
+#pragma once
+
+#include "sweep.h"
+
+namespace dlm::cuda {
+
+// What one thread, and then the block, gathers about a row besides its maximum. Sums are about that maximum.
+struct Gathered {
+  double mass, tilt;  // of the losing chunks, and of the winning one's logits below the maximum
+  float second;       // the largest logit below the maximum
+  int ties, first;    // logits of the winning chunk that attain it: how many, the first one's offset
+};
+
+__device__ inline Gathered join(const Gathered& a, const Gathered& b) {
+  return {a.mass + b.mass, a.tilt + b.tilt, fmaxf(a.second, b.second), a.ties + b.ties, min_of(a.first, b.first)};
+}
+
+template <class Source>
+class Finisher {
+ public:
+  // `parts`: kWarps partials per chunk of the row. One thread looks after one of them from here on.
+  __device__ Finisher(const Source& source, int64_t vocab, const RowLaw& law, const Partial* parts)
+      : source_(source), law_(law), vocab_(vocab), size_(chunk_size(vocab)) {
+    const int t = static_cast<int>(threadIdx.x);
+    mine_ = {};
+    if (t < num_chunks(vocab) * kWarps) {
+      const Partial p = parts[t];
+      mine_.max = p.max;
+      mine_.mass = p.mass;
+      mine_.tilt = p.tilt * kLn2;
+      mine_.draw_mass = p.draw_mass;
+    }
+    bad_ = __syncthreads_or(is_bad_chunk(mine_)) != 0;
+    max_ = block_reduce(mine_.max, [](float a, float b) { return fmaxf(a, b); });
+    bad_ = bad_ || max_ == -kInfinity;
+  }
+
+  __device__ bool bad() const { return bad_; }  // NaN, +inf, or no finite logit
+
+  __device__ RowStats stats() const {
+    const int t = static_cast<int>(threadIdx.x), none = static_cast<int>(kMaxChunks);
+    const int winner = block_min(mine_.max == max_ ? t / kWarps : none);
+    Gathered g = {0, 0, -kInfinity, 0, static_cast<int>(size_)};
+    if (t / kWarps != winner) {
+      const ChunkStats loser = relative_to(mine_, max_, law_.beta, law_.beta);
+      g.mass = loser.mass, g.tilt = loser.tilt, g.second = mine_.max;
+    }
+    const int64_t begin = winner * size_, end = min_of(vocab_, begin + size_);
+    gather(begin, end, &g);
+    g = block_reduce(g, [](const Gathered& a, const Gathered& b) { return join(a, b); });
+    RowStats out;
+    out.max = max_;
+    out.argmax = begin + g.first;
+    out.second = g.ties > 1 ? max_ : g.second;
+    out.rest = g.mass + (g.ties - 1);  // a tie weighs exactly 1
+    out.tilt = g.tilt;
+    return out;
+  }
+
+  // The token at which the CDF, in index order, passes `uniform`; -1 if there is no mass.
+  __device__ int64_t draw(double uniform) const {
+    const int t = static_cast<int>(threadIdx.x), chunk = t / kWarps;
+    const ChunkStats moved = relative_to(mine_, max_, law_.beta, law_.draw_beta);
+    const Scan cdf = block_scan(moved.draw_mass);
+    double chunk_mass = moved.draw_mass;  // of the four warps
+    chunk_mass += __shfl_xor_sync(kAllLanes, chunk_mass, 1);
+    chunk_mass += __shfl_xor_sync(kAllLanes, chunk_mass, 2);
+    float chunk_max = mine_.max;
+    chunk_max = fmaxf(chunk_max, __shfl_xor_sync(kAllLanes, chunk_max, 1));
+    chunk_max = fmaxf(chunk_max, __shfl_xor_sync(kAllLanes, chunk_max, 2));
+
+    const double target = uniform * cdf.total;
+    const bool last = t % kWarps == kWarps - 1;
+    const Choice chosen = choose(last && chunk_mass > 0, cdf.through > target, chunk);
+    if (chosen.index < 0) return -1;
+    DLM_SHARED(double, left, );  // written once: a block draws once
+    DLM_SHARED(float, about, );
+    if (t == chosen.index * kWarps) {
+      const double scale = exp_d((static_cast<double>(chunk_max) - max_) * law_.draw_beta);
+      left = chosen.passed ? max_of(0.0, target - cdf.before) / scale : kInfinity;
+      about = chunk_max;
+    }
+    __syncthreads();
+    return invert(chosen.index * size_, about, left);
+  }
+
+ private:
+  // The first index whose CDF passes the target; failing that, by rounding at the far end, the last one with mass.
+  struct Choice {
+    int index;  // -1: none has mass
+    bool passed;
+  };
+  __device__ static Choice choose(bool has_mass, bool passes, int index) {
+    constexpr int kNone = 1 << 30;
+    const int hit = block_min(has_mass && passes ? index : kNone);
+    const int live = block_max(has_mass ? index : -1);
+    return {hit < kNone ? hit : live, hit < kNone};
+  }
+
+  __device__ void gather(int64_t begin, int64_t end, Gathered* g) const {
+    const float scale = static_cast<float>(law_.beta * kLog2e);
+    float mass = 0, tilt = 0;
+    const auto add = [&](float z, int64_t at) {
+      if (z == max_) {
+        if (g->ties++ == 0) g->first = static_cast<int>(at - begin);
+        return;
+      }
+      const float y = (z - max_) * scale, e = exp2_approx(y);
+      mass += e;
+      tilt = fmaf(e, fmaxf(y, -126.0f), tilt);
+      g->second = fmaxf(g->second, z);
+    };
+    each_vector(begin, end, static_cast<int>(threadIdx.x) * Source::kLogits, kThreads * Source::kLogits, end, add);
+    g->mass += mass;
+    g->tilt += tilt * kLn2;
+  }
+
+  // A chunk whose terms are taken about `about`: every thread sums a stretch of it, then a warp searches the one that
+  // the target falls in.
+  __device__ int64_t invert(int64_t begin, float about, double left) const {
+    constexpr int kLogits = Source::kLogits;
+    const int64_t end = min_of(vocab_, begin + size_);
+    const int64_t stretch = ((end - begin + kThreads - 1) / kThreads + kLogits - 1) / kLogits * kLogits;
+    const float scale = static_cast<float>(law_.draw_beta * kLog2e);
+    const auto term = [&](float z) { return exp2_approx((z - about) * scale); };
+
+    const int64_t mine = static_cast<int64_t>(threadIdx.x) * stretch;
+    double mass = 0;
+    each_vector(begin, end, mine, kLogits, min_of(end, begin + mine + stretch),
+                [&](float z, int64_t) { mass += term(z); });
+    const Scan cdf = block_scan(mass);
+    const Choice chosen = choose(mass > 0, cdf.through > left, static_cast<int>(threadIdx.x));
+    if (chosen.index < 0) return -1;
+    DLM_SHARED(double, in_stretch, );
+    if (static_cast<int>(threadIdx.x) == chosen.index) {
+      in_stretch = chosen.passed ? max_of(0.0, left - cdf.before) : kInfinity;
+    }
+    __syncthreads();
+    left = in_stretch;
+
+    // Every warp searches, and all find the same.
+    const int64_t from = begin + chosen.index * stretch, to = min_of(end, from + stretch);
+    int64_t token = -1;
+    for (int64_t at = from; at < to; at += kWarp) {
+      const int64_t i = at + threadIdx.x % kWarp;
+      const double e = i < to ? term(source_.logit(i)) : 0;
+      const double through = warp_scan(e);
+      const unsigned live = __ballot_sync(kAllLanes, e > 0), hit = __ballot_sync(kAllLanes, e > 0 && through > left);
+      if (hit != 0) return at + __ffs(static_cast<int>(hit)) - 1;
+      if (live != 0) token = at + 31 - __clz(static_cast<int>(live));
+      left -= __shfl_sync(kAllLanes, through, kWarp - 1);
+    }
+    return token;
+  }
+
+  // body(logit, index) for the vectors at begin + offset, + stride, ... of chunk [begin, end) below `stop`.
+  template <class Body>
+  __device__ void each_vector(int64_t begin, int64_t end, int64_t offset, int64_t stride, int64_t stop,
+                              Body body) const {
+    constexpr int kLogits = Source::kLogits;
+    for (int64_t at = begin + offset; at < stop; at += stride) {
+      auto vector = source_.load(at, end);
+      for (int64_t s = 0; s < source_.num_suppressed(); ++s) {
+        const int64_t id = source_.suppressed(s);
+        if (id >= at && id < at + kLogits) vector.exclude(static_cast<int>(id - at));
+      }
+      vector.each([&](int i, float z) { body(z, at + i); });  // past the end: -inf, which is neither a maximum nor mass
+    }
+  }
+
+  const Source& source_;
+  const RowLaw& law_;
+  const int64_t vocab_, size_;
+  ChunkStats mine_;
+  float max_;
+  bool bad_;
+};
+
+}  // namespace dlm::cuda

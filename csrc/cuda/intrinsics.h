@@ -1,0 +1,99 @@
+// The few instructions that C++ cannot name. Each has a twin in plain C++, which the SIMT runtime runs.
+#pragma once
+
+#include "../core/dtype.h"
+#include "device.h"
+
+namespace dlm::cuda {
+
+#if defined(DLM_SIMT)
+
+// 2^v, results below 2^-126 flushed to 0. Relative error up to 2^-22 on GPUs.
+inline float exp2_approx(float v) {
+  const float e = ::exp2f(v);
+  return e < 0x1p-126f ? 0 : e;
+}
+
+// 16 bytes that nobody reads twice.
+inline uint4 load_once(const void* p) {
+  uint4 v;
+  v = *static_cast<const uint4*>(p);
+  return v;
+}
+
+template <class T>
+inline T half_of(uint32_t word, int side) {
+  return {static_cast<uint16_t>(side == 0 ? word & 0xffffu : word >> 16)};
+}
+
+// The larger of each pair of 16-bit floats; the number if one of them is NaN.
+template <class T>
+inline uint32_t max_pair(uint32_t a, uint32_t b) {
+  uint32_t out = 0;
+  for (int side = 0; side < 2; ++side) {
+    const T x = half_of<T>(a, side), y = half_of<T>(b, side);
+    const float p = to_float(x), q = to_float(y);
+    const T m = p != p || p < q ? y : x;
+    out |= static_cast<uint32_t>(m.bits) << (16 * side);
+  }
+  return out;
+}
+
+template <class T>
+inline float2 widen_pair(uint32_t word) {
+  return make_float2(to_float(half_of<T>(word, 0)), to_float(half_of<T>(word, 1)));
+}
+
+#else
+
+__device__ inline float exp2_approx(float v) {
+  float e;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v));
+  return e;
+}
+
+__device__ inline uint4 load_once(const void* p) {
+  uint4 v;
+  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(p));
+  return v;
+}
+
+template <class T>
+__device__ uint32_t max_pair(uint32_t a, uint32_t b);
+
+template <>
+__device__ inline uint32_t max_pair<BFloat16>(uint32_t a, uint32_t b) {
+  uint32_t m;
+  asm("max.bf16x2 %0, %1, %2;" : "=r"(m) : "r"(a), "r"(b));
+  return m;
+}
+
+template <>
+__device__ inline uint32_t max_pair<Float16>(uint32_t a, uint32_t b) {
+  uint32_t m;
+  asm("max.f16x2 %0, %1, %2;" : "=r"(m) : "r"(a), "r"(b));
+  return m;
+}
+
+template <class T>
+__device__ float2 widen_pair(uint32_t word);
+
+template <>
+__device__ inline float2 widen_pair<BFloat16>(uint32_t word) {
+  return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+}
+
+template <>
+__device__ inline float2 widen_pair<Float16>(uint32_t word) {
+  float2 pair;
+  asm("{.reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}"
+      : "=f"(pair.x), "=f"(pair.y)
+      : "r"(word));
+  return pair;
+}
+
+#endif
+
+}  // namespace dlm::cuda

@@ -1,0 +1,68 @@
+// What the host hands to the kernels, and the launches: plain C++, so that only the .cu files need nvcc.
+#pragma once
+
+#include "../core/commit.h"
+#include "../core/draw.h"
+
+namespace dlm::cuda {
+
+// One block size for the kernels that read logits: a row has at most kMaxChunks chunks and a chunk is swept by the
+// block's four warps, so the block that finishes a row has one thread for each of its partials.
+constexpr int kThreads = 128;
+constexpr int kWarp = 32;
+constexpr int kWarps = kThreads / kWarp;
+static_assert(kMaxChunks * kWarps == kThreads, "one thread per partial");
+
+constexpr int kDecideThreads = 512;  // of the kernel that only decides
+
+// A warp's share of a chunk, in log2 units about its own maximum.
+struct Partial {
+  float max, mass, tilt, draw_mass;
+};
+
+// Closed: not a candidate. Passed: a candidate that the caller keeps out.
+enum RowState : uint8_t { kClosed = 0, kEligible = 1, kBad = 2, kPassed = 3 };
+
+// What a finished row leaves for the decision of its sequence.
+struct RowRecords {
+  uint8_t* state = nullptr;  // RowState
+  double* value = nullptr;
+  float *key = nullptr, *entropy = nullptr;
+};
+
+enum class RowsOp : int32_t { kRowStats, kDraw, kStep };
+
+struct RowsJob {
+  RowsOp op = RowsOp::kRowStats;
+  bool fused = false;  // kStep: decide in the same launch
+  bool tilt = false;   // entropy wanted
+  int32_t split = 1;   // blocks per row
+  SweepParams sweep;
+  DrawParams draw;
+  DecideParams decide;
+  Array given;  // kRowStats
+  Resolved resolved;
+  RowStatsOutputs stats_out;
+  DrawOutputs draw_out;
+  StepOutputs step_out;
+  // workspace
+  uint32_t *row_arrivals = nullptr, *sequence_arrivals = nullptr;  // all 0 between launches
+  Partial* parts = nullptr;                                        // [rows, kThreads]
+  RowRecords records;
+};
+
+// Where the rows of a sequence are sorted. Null: the launch's dynamic shared memory.
+struct SortSpace {
+  Ranked* global = nullptr;  // packed: [2 * rows]; dense: [B, capacity]
+  int64_t capacity = 0;      // a power of two, at least the rows of any sequence
+};
+
+// Each throws std::runtime_error with the kernel's name if the launch fails.
+void launch_rows(const RowsJob& job, const SortSpace& space, void* stream);
+void launch_decide(const RowsJob& job, const SortSpace& space, void* stream);
+void launch_unmask(const UnmaskArgs& args, const Resolved& resolved, const SortSpace& space, void* stream);
+
+int multiprocessors();              // of the current device
+uint64_t capture_id(void* stream);  // of the CUDA graph that the stream is being captured into; 0: none
+
+}  // namespace dlm::cuda

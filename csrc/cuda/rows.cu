@@ -1,0 +1,19 @@
+// Which instantiation of the rows kernel a job wants. They are compiled apart, one dtype per file.
+#include "rows.h"
+
+namespace dlm::cuda {
+
+extern template void launch_rows_of<float>(const RowsJob&, const SortSpace&, void*);
+extern template void launch_rows_of<BFloat16>(const RowsJob&, const SortSpace&, void*);
+extern template void launch_rows_of<Float16>(const RowsJob&, const SortSpace&, void*);
+
+void launch_rows(const RowsJob& job, const SortSpace& space, void* stream) {
+  switch (job.sweep.logits.dtype) {
+    case kFloat32: return launch_rows_of<float>(job, space, stream);
+    case kBFloat16: return launch_rows_of<BFloat16>(job, space, stream);
+    case kFloat16: return launch_rows_of<Float16>(job, space, stream);
+    default: launch_failed("rows", "no kernel for logits of " + std::string(dtype_name(job.sweep.logits.dtype)));
+  }
+}
+
+}  // namespace dlm::cuda

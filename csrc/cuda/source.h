@@ -1,0 +1,190 @@
+// One row of effective logits, 16 bytes of it at a time. A thread always takes the same logits of a chunk, however the
+// row is aligned: alignment changes how they are fetched, never who adds them up.
+#pragma once
+
+#include "../core/geometry.h"
+#include "../core/row_stats.h"
+#include "block.h"
+#include "intrinsics.h"
+
+namespace dlm::cuda {
+
+// 16 bytes of a row as they lie in memory.
+template <class T>
+struct Packed {
+  static constexpr int kLogits = 16 / sizeof(T);
+  uint32_t word[4];
+
+  __device__ static uint32_t lowest();  // -inf, as often as a word holds it
+  __device__ float top() const;         // the largest; NaN is passed over
+  template <class Body>
+  __device__ void each(Body body) const;                               // body(i, logit) in index order
+  __device__ void exclude(int i);                                      // logit i, if it has one, becomes -inf
+  __device__ static Packed load(const T* z, int64_t n, bool aligned);  // the first n of them; -inf beyond
+};
+
+template <>
+__device__ inline uint32_t Packed<float>::lowest() {
+  return 0xff800000u;
+}
+template <>
+__device__ inline uint32_t Packed<BFloat16>::lowest() {
+  return 0xff80ff80u;
+}
+template <>
+__device__ inline uint32_t Packed<Float16>::lowest() {
+  return 0xfc00fc00u;
+}
+
+template <class T>
+__device__ inline float Packed<T>::top() const {
+  if constexpr (sizeof(T) == 4) {
+    return fmaxf(fmaxf(__uint_as_float(word[0]), __uint_as_float(word[1])),
+                 fmaxf(__uint_as_float(word[2]), __uint_as_float(word[3])));
+  } else {
+    const float2 pair = widen_pair<T>(max_pair<T>(max_pair<T>(word[0], word[1]), max_pair<T>(word[2], word[3])));
+    return fmaxf(pair.x, pair.y);
+  }
+}
+
+template <class T>
+template <class Body>
+__device__ inline void Packed<T>::each(Body body) const {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (sizeof(T) == 4) {
+      body(i, __uint_as_float(word[i]));
+    } else {
+      const float2 pair = widen_pair<T>(word[i]);
+      body(2 * i, pair.x);
+      body(2 * i + 1, pair.y);
+    }
+  }
+}
+
+template <class T>
+__device__ inline void Packed<T>::exclude(int i) {
+  constexpr int kPerWord = kLogits / 4;
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {  // masks instead of indices: the words are registers
+    uint32_t mask = 0;
+#pragma unroll
+    for (int side = 0; side < kPerWord; ++side) {
+      const uint32_t one = kPerWord == 1 ? 0xffffffffu : 0xffffu << (16 * side);
+      mask |= w * kPerWord + side == i ? one : 0;
+    }
+    word[w] = (word[w] & ~mask) | (lowest() & mask);
+  }
+}
+
+template <class T>
+__device__ inline Packed<T> Packed<T>::load(const T* z, int64_t n, bool aligned) {
+  Packed out;
+  if (aligned && n >= kLogits) {
+    const uint4 v = load_once(z);
+    out.word[0] = v.x, out.word[1] = v.y, out.word[2] = v.z, out.word[3] = v.w;
+    return out;
+  }
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    uint32_t bits = lowest();
+    if constexpr (sizeof(T) == 4) {
+      if (w < n) memcpy(&bits, z + w, sizeof bits);
+    } else if (2 * w + 2 <= n && reinterpret_cast<uintptr_t>(z) % sizeof bits == 0) {
+      bits = reinterpret_cast<const uint32_t*>(z)[w];
+    } else {
+      if (2 * w < n) bits = (bits & 0xffff0000u) | z[2 * w].bits;
+      if (2 * w + 1 < n) bits = (bits & 0xffffu) | static_cast<uint32_t>(z[2 * w + 1].bits) << 16;
+    }
+    out.word[w] = bits;
+  }
+  return out;
+}
+
+// The same logits after guidance, which computes in float.
+template <class T>
+struct Mixed {
+  static constexpr int kLogits = 16 / sizeof(T);
+  float logit[kLogits];
+
+  __device__ float top() const {
+    float top = logit[0];
+    for (int i = 1; i < kLogits; ++i) top = fmaxf(top, logit[i]);
+    return top;
+  }
+  template <class Body>
+  __device__ void each(Body body) const {
+#pragma unroll
+    for (int i = 0; i < kLogits; ++i) body(i, logit[i]);
+  }
+  __device__ void exclude(int i) {
+#pragma unroll
+    for (int j = 0; j < kLogits; ++j) logit[j] = j == i ? -kInfinity : logit[j];
+  }
+};
+
+// kGuided: combined with a second row of logits.
+template <class T, bool kGuided>
+class RowSource {
+ public:
+  using Vector = std::conditional_t<kGuided, Mixed<T>, Packed<T>>;
+  static constexpr int kLogits = 16 / sizeof(T);
+  static constexpr int kTileVectors = kGuided ? 16 / kLogits : 4;  // what a thread holds at once: 16 registers
+
+  __device__ RowSource(const SweepParams& s, const Geometry& g, int64_t row)
+      : cond_(static_cast<const T*>(s.logits.data) + logits_offset(g, s.logits, row)), suppress_(s.suppress) {
+    if (kGuided) {
+      uncond_ = static_cast<const T*>(s.uncond.data) + logits_offset(g, s.uncond, row);
+      weight_ = static_cast<float>(s.cfg_scale + 1);
+    }
+    aligned_ = (reinterpret_cast<uintptr_t>(cond_) | reinterpret_cast<uintptr_t>(uncond_)) % 16 == 0;
+  }
+
+  // The vector that begins at logit `at` (a multiple of kLogits) of a row's part that ends at `end`.
+  __device__ Vector load(int64_t at, int64_t end) const {
+    const Packed<T> c = Packed<T>::load(cond_ + at, end - at, aligned_);
+    if constexpr (kGuided) {
+      const Packed<T> u = Packed<T>::load(uncond_ + at, end - at, aligned_);
+      Vector out;
+      c.each([&](int i, float z) { out.logit[i] = z; });
+      u.each([&](int i, float z) { out.logit[i] = combine(out.logit[i], z, weight_); });
+      return out;
+    } else {
+      return c;
+    }
+  }
+
+  __device__ int64_t num_suppressed() const { return given(suppress_) ? suppress_.shape[0] : 0; }
+  __device__ int64_t suppressed(int64_t i) const {
+    return static_cast<const int64_t*>(suppress_.data)[i * suppress_.stride[0]];
+  }
+
+  // hit(id) in every lane for each suppressed id in [begin, end). All lanes of the warp call.
+  template <class Hit>
+  __device__ void each_excluded(int64_t begin, int64_t end, Hit hit) const {
+    for (int64_t first = 0; first < num_suppressed(); first += kWarp) {
+      const int64_t i = first + threadIdx.x % kWarp;
+      const int64_t id = i < num_suppressed() ? suppressed(i) : -1;
+      for (unsigned found = __ballot_sync(kAllLanes, id >= begin && id < end); found != 0; found &= found - 1) {
+        hit(suppressed(first + __ffs(static_cast<int>(found)) - 1));
+      }
+    }
+  }
+
+  __device__ float logit(int64_t i) const {
+    for (int64_t s = 0; s < num_suppressed(); ++s) {
+      if (suppressed(s) == i) return -kInfinity;
+    }
+    const float c = to_float(cond_[i]);
+    return kGuided ? combine(c, to_float(uncond_[i]), weight_) : c;
+  }
+
+ private:
+  const T* cond_;
+  const T* uncond_ = nullptr;
+  float weight_ = 1;
+  bool aligned_;
+  const Array& suppress_;
+};
+
+}  // namespace dlm::cuda

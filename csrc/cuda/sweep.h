@@ -1,0 +1,128 @@
+// The sweep: one read of a chunk leaves one partial per warp. The block's threads take turns at the chunk's vectors, a
+// few at a time (a tile): first the warp's maximum of the tile, then every exponential against it, so that nothing is
+// rescaled per logit and no exponential exceeds 1. No barrier: warps run through a part of a row on their own.
+//
+// Bytes: each logit once. Per logit: half a maximum (16-bit types), widen, multiply-add, exp2, add.
+#pragma once
+
+#include "source.h"
+
+namespace dlm::cuda {
+
+constexpr double kLog2e = 1.4426950408889634;
+constexpr double kLn2 = 0.6931471805599453;
+
+enum SweepFlags : int { kPlain = 0, kTilt = 1, kTwoLaws = 2 };
+
+// The maximum as a reference: -inf cannot be subtracted, and anything else will do in its place.
+__device__ inline float reference(float max) { return max == -kInfinity ? 0 : max; }
+
+// The exponent (z - ref) * scale in one multiply-add per logit, z * scale - product. The product is rounded; all
+// exponents are too large by the same `slip`, at most 1/2, and sums of their exponentials are repaired by one factor.
+struct ByProduct {
+  float scale, product, slip, repair;
+
+  __device__ static bool suits(float ref, float scale) { return fabsf(ref) * scale < 0x1p24f; }
+  __device__ ByProduct(float ref, float s)
+      : scale(s), product(ref * s), slip(fmaf(ref, s, -product)), repair(exp2_approx(-slip)) {}
+  __device__ float of(float z) const { return fmaf(z, scale, -product); }
+};
+
+// The same for laws colder than anybody draws from, or logits larger than any model's.
+struct ByDifference {
+  static constexpr float slip = 0, repair = 1;
+  float ref, scale;
+
+  __device__ ByDifference(float r, float s) : ref(r), scale(s) {}
+  __device__ float of(float z) const { return (z - ref) * scale; }
+};
+
+template <int kFlags, class Source>
+class Sweeper {
+ public:
+  __device__ Sweeper(const Source& source, const RowLaw& law)
+      : source_(source),
+        scale_(static_cast<float>(law.beta * kLog2e)),
+        draw_scale_(static_cast<float>((law.draw_beta > 0 ? law.draw_beta : law.beta) * kLog2e)) {}
+
+  // Chunk [begin, end): the calling warp's partial, in every lane.
+  __device__ Partial sweep(int64_t begin, int64_t end) const {
+    Partial lane = {-kInfinity, 0, 0, 0};
+    constexpr int kLogits = Source::kLogits;
+    constexpr int64_t kTile = static_cast<int64_t>(kThreads) * Source::kTileVectors * kLogits;
+    for (int64_t tile = begin; tile < end; tile += kTile) {
+      Vector vector[Source::kTileVectors];
+#pragma unroll
+      for (int i = 0; i < Source::kTileVectors; ++i) {
+        vector[i] = source_.load(tile + (i * kThreads + static_cast<int>(threadIdx.x)) * kLogits, end);
+      }
+      if (source_.num_suppressed() > 0) exclude(vector, tile, end);
+      float top = vector[0].top();
+#pragma unroll
+      for (int i = 1; i < Source::kTileVectors; ++i) top = fmaxf(top, vector[i].top());
+      top = warp_max(top);
+      if (tile != begin) rescale(&lane, top);
+      lane.max = fmaxf(lane.max, top);
+      const float ref = reference(lane.max);
+      if (ByProduct::suits(ref, fmaxf(scale_, draw_scale_))) {
+        accumulate<ByProduct>(&lane, vector, ref);
+      } else {
+        accumulate<ByDifference>(&lane, vector, ref);
+      }
+    }
+    lane.mass = sum(lane.mass);
+    if ((kFlags & kTilt) != 0) lane.tilt = sum(lane.tilt);
+    lane.draw_mass = (kFlags & kTwoLaws) != 0 ? sum(lane.draw_mass) : lane.mass;
+    return lane;
+  }
+
+ private:
+  using Vector = typename Source::Vector;
+
+  __device__ static float sum(float v) {
+    return warp_reduce(v, [](float a, float b) { return a + b; });
+  }
+
+  __device__ void exclude(Vector (&vector)[Source::kTileVectors], int64_t tile, int64_t end) const {
+    const int64_t stop = min_of(end, tile + static_cast<int64_t>(kThreads) * Source::kTileVectors * Source::kLogits);
+    source_.each_excluded(tile, stop, [&](int64_t id) {
+      const int at = static_cast<int>(id - tile) - static_cast<int>(threadIdx.x) * Source::kLogits;
+#pragma unroll
+      for (int i = 0; i < Source::kTileVectors; ++i) vector[i].exclude(at - i * kThreads * Source::kLogits);
+    });
+  }
+
+  // To the maximum of everything so far; sums of 0 stay 0, whatever the factor would be.
+  __device__ void rescale(Partial* lane, float top) const {
+    const float fall = fminf(reference(lane->max) - reference(fmaxf(lane->max, top)), 0);
+    const float factor = exp2_approx(fall * scale_);
+    if ((kFlags & kTilt) != 0) {
+      lane->tilt = factor > 0 ? factor * fmaf(fall * scale_, lane->mass, lane->tilt) : 0;
+    }
+    lane->mass *= factor;
+    if ((kFlags & kTwoLaws) != 0) lane->draw_mass *= exp2_approx(fall * draw_scale_);
+  }
+
+  template <class Exponent>
+  __device__ void accumulate(Partial* lane, const Vector (&vector)[Source::kTileVectors], float ref) const {
+    const Exponent law(ref, scale_), draw(ref, draw_scale_);
+    float mass = 0, tilt = 0, draw_mass = 0;
+#pragma unroll
+    for (int i = 0; i < Source::kTileVectors; ++i) {
+      vector[i].each([&](int, float z) {
+        const float y = law.of(z), e = exp2_approx(y);
+        mass += e;
+        if ((kFlags & kTilt) != 0) tilt = fmaf(e, fmaxf(y, -126.0f), tilt);  // e is 0 below, and 0 * -inf no number
+        if ((kFlags & kTwoLaws) != 0) draw_mass += exp2_approx(draw.of(z));
+      });
+    }
+    lane->mass = fmaf(mass, law.repair, lane->mass);
+    if ((kFlags & kTilt) != 0) lane->tilt = fmaf(fmaf(-law.slip, mass, tilt), law.repair, lane->tilt);
+    if ((kFlags & kTwoLaws) != 0) lane->draw_mass = fmaf(draw_mass, draw.repair, lane->draw_mass);
+  }
+
+  const Source& source_;
+  const float scale_, draw_scale_;
+};
+
+}  // namespace dlm::cuda

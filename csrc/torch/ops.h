@@ -1,0 +1,209 @@
+// The ops for torch tensors, written once over a Device: tensors become PODs, outputs and workspace are allocated, the
+// device's C entry is called, its status becomes an exception. Schemas and fake kernels are in dlm_kernels/_ops.py.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "../api.h"
+
+namespace dlm::torch_ops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+
+inline int32_t dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return kFloat32;
+    case ScalarType::BFloat16: return kBFloat16;
+    case ScalarType::Half: return kFloat16;
+    case ScalarType::Double: return kFloat64;
+    case ScalarType::Long: return kInt64;
+    case ScalarType::Int: return kInt32;
+    case ScalarType::Bool: return kBool;
+    default: return kOtherDType;
+  }
+}
+
+inline std::vector<int64_t> leading_shape(const Tensor& t, int64_t dims) {
+  std::vector<int64_t> shape;
+  for (int64_t d = 0; d < dims && d < t.dim(); ++d) shape.push_back(t.size(d));
+  return shape;
+}
+
+inline int64_t product(const std::vector<int64_t>& shape) {
+  int64_t n = 1;
+  for (int64_t s : shape) n *= s;
+  return n;
+}
+
+inline Tensor make_like(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
+  return torch::stable::new_empty(like, shape, type);
+}
+
+template <class T>
+T* data(Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+// What a call needs besides its arguments.
+struct Need {
+  int64_t rows = 0, batch = 0, num_suppress = 0;
+};
+
+// A Device has: ordinal(tensor), -1 for the CPU; a constructor from (a tensor of the device, Need); and call(args,
+// error) for each kind of args, which runs the op.
+template <class Device>
+struct Ops {
+  // Dimensions beyond kMaxDims keep their number, which validation rejects, and their first extents, which it prints.
+  static Array view(const Tensor& t) {
+    Array a;
+    a.data = const_cast<void*>(t.const_data_ptr());
+    a.dtype = dtype_of(t);
+    a.device = Device::ordinal(t);
+    a.ndim = static_cast<int32_t>(t.dim());
+    for (int32_t d = 0; d < a.ndim && d < kMaxDims; ++d) {
+      a.shape[d] = t.size(d);
+      a.stride[d] = t.stride(d);
+    }
+    return a;
+  }
+  static Array view(const MaybeTensor& t) { return t.has_value() ? view(*t) : Array{}; }
+
+  // The Python layer reads the kind from this mark and raises ValueError or TypeError.
+  template <class Args>
+  static void run(const Tensor& anchor, const Need& need, const Args& args) {
+    dlm_error error;
+    const int32_t status = Device(anchor, need).call(args, &error);
+    const char* kind = status == 1 ? "ValueError" : status == 2 ? "TypeError" : "RuntimeError";
+    STD_TORCH_CHECK(status == 0, "[dlm_kernels:", kind, "] ", error.text, "[end]");
+  }
+
+  static SweepParams sweep_params(const Tensor& logits, const Tensor& temperature, const MaybeTensor& uncond,
+                                  double cfg_scale, const MaybeTensor& suppress) {
+    return {view(logits), view(uncond), view(suppress), view(temperature), cfg_scale};
+  }
+
+  static DecideParams decide_params(const Tensor& x, const Tensor& quota, int64_t mask_id, int64_t window_start,
+                                    int64_t window_stop, const MaybeTensor& frozen) {
+    DecideParams p;
+    p.x = view(x);
+    p.quota = view(quota);
+    p.mask_id = mask_id;
+    p.window_start = window_start;
+    p.window_stop = window_stop;
+    p.frozen = view(frozen);
+    return p;
+  }
+
+  static int64_t count(const MaybeTensor& ids) { return ids.has_value() ? ids->numel() : 0; }
+
+  using Eight = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+  static Eight row_stats(const Tensor& logits, const Tensor& temperature, const MaybeTensor& given,
+                         const MaybeTensor& uncond_logits, double cfg_scale, const MaybeTensor& suppress) {
+    const auto shape = leading_shape(logits, logits.dim() - 1);
+    const auto make = [&](ScalarType type) { return make_like(logits, shape, type); };
+    Tensor argmax = make(ScalarType::Long), max = make(ScalarType::Float), logsumexp = make(ScalarType::Float),
+           second = make(ScalarType::Float), rest = make(ScalarType::Float), entropy = make(ScalarType::Float),
+           p_given = make(ScalarType::Float), bad = make(ScalarType::Bool);
+    RowStatsArgs a;
+    a.sweep = sweep_params(logits, temperature, uncond_logits, cfg_scale, suppress);
+    a.given = view(given);
+    a.out = {data<int64_t>(argmax), data<float>(max),     data<float>(logsumexp), data<float>(second),
+             data<float>(rest),     data<float>(entropy), data<float>(p_given),   data<bool>(bad)};
+    run(logits, {product(shape), 0, count(suppress)}, a);
+    return {argmax, max, logsumexp, second, rest, entropy, p_given, bad};
+  }
+
+  using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+  static Six draw_tokens(const Tensor& logits, const Tensor& temperature, const Tensor& seed, const Tensor& step,
+                         const MaybeTensor& start, const MaybeTensor& rows, int64_t length, int64_t shift,
+                         const MaybeTensor& suppress, const MaybeTensor& demote, const MaybeTensor& uncond_logits,
+                         double cfg_scale, const MaybeTensor& uniform, const std::string& confidence,
+                         const std::string& confidence_from, const std::string& conf_dtype) {
+    const auto shape = leading_shape(logits, logits.dim() - 1);
+    const auto make = [&](ScalarType type) { return make_like(logits, shape, type); };
+    Tensor tokens = make(ScalarType::Long), score = make(ScalarType::Float), key = make(ScalarType::Float),
+           logprob = make(ScalarType::Float), entropy = make(ScalarType::Float), bad = make(ScalarType::Bool);
+    DrawArgs a;
+    a.sweep = sweep_params(logits, temperature, uncond_logits, cfg_scale, suppress);
+    a.place = {view(start), view(rows), length, shift};
+    a.draw = {view(seed),        view(step), view(uniform), view(demote), confidence.c_str(), confidence_from.c_str(),
+              conf_dtype.c_str()};
+    a.out = {data<int64_t>(tokens), data<float>(score),   data<float>(key),
+             data<float>(logprob),  data<float>(entropy), data<bool>(bad)};
+    run(logits, {product(shape), 0, count(suppress)}, a);
+    return {tokens, score, key, logprob, entropy, bad};
+  }
+
+  static Six denoise_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
+                          const Tensor& step, const Tensor& quota, int64_t mask_id, const std::string& rule,
+                          double level, bool strict, int64_t window_start, int64_t window_stop,
+                          const MaybeTensor& frozen, const MaybeTensor& start, const MaybeTensor& rows, int64_t shift,
+                          const MaybeTensor& suppress, const MaybeTensor& demote, const MaybeTensor& uncond_logits,
+                          double cfg_scale, const MaybeTensor& uniform, const std::string& confidence,
+                          const std::string& confidence_from, const std::string& conf_dtype) {
+    const auto shape = leading_shape(logits, logits.dim() - 1);
+    const auto batch = leading_shape(x, 1);
+    Tensor tokens = make_like(x, shape, x.scalar_type()), score = make_like(x, shape, ScalarType::Float),
+           committed = make_like(x, shape, ScalarType::Bool), num_committed = make_like(x, batch, ScalarType::Long),
+           num_open = make_like(x, batch, ScalarType::Long), num_bad = make_like(x, batch, ScalarType::Long);
+    StepArgs a;
+    a.sweep = sweep_params(logits, temperature, uncond_logits, cfg_scale, suppress);
+    a.place = {view(start), view(rows), 0, shift};
+    a.draw = {view(seed),        view(step), view(uniform), view(demote), confidence.c_str(), confidence_from.c_str(),
+              conf_dtype.c_str()};
+    a.decide = decide_params(x, quota, mask_id, window_start, window_stop, frozen);
+    a.decide.rule = rule.c_str();
+    a.decide.level = level;
+    a.decide.strict = strict;
+    a.out.tokens = tokens.mutable_data_ptr();
+    a.out.confidence = data<float>(score);
+    a.out.unmask = {data<bool>(committed), data<int64_t>(num_committed), data<int64_t>(num_open),
+                    data<int64_t>(num_bad)};
+    run(x, {product(shape), product(batch), count(suppress)}, a);
+    return {tokens, score, committed, num_committed, num_open, num_bad};
+  }
+
+  using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+  static Four topk_unmask(Tensor x, const Tensor& tokens, const Tensor& confidence, const Tensor& quota,
+                          int64_t mask_id, int64_t window_start, int64_t window_stop, const MaybeTensor& frozen,
+                          const MaybeTensor& start, const MaybeTensor& rows) {
+    const auto shape = leading_shape(tokens, tokens.dim());
+    const auto batch = leading_shape(x, 1);
+    Tensor committed = make_like(x, shape, ScalarType::Bool), num_committed = make_like(x, batch, ScalarType::Long),
+           num_open = make_like(x, batch, ScalarType::Long), num_bad = make_like(x, batch, ScalarType::Long);
+    UnmaskArgs a;
+    a.tokens = view(tokens);
+    a.confidence = view(confidence);
+    a.place = {view(start), view(rows), 0, 0};
+    a.decide = decide_params(x, quota, mask_id, window_start, window_stop, frozen);
+    a.out = {data<bool>(committed), data<int64_t>(num_committed), data<int64_t>(num_open), data<int64_t>(num_bad)};
+    run(x, {product(shape), product(batch), 0}, a);
+    return {committed, num_committed, num_open, num_bad};
+  }
+};
+
+// In the body of a STABLE_TORCH_LIBRARY_IMPL.
+template <class Device, class Library>
+void implement(Library& m) {
+  m.impl("row_stats", TORCH_BOX(&Ops<Device>::row_stats));
+  m.impl("draw_tokens", TORCH_BOX(&Ops<Device>::draw_tokens));
+  m.impl("denoise_step_", TORCH_BOX(&Ops<Device>::denoise_step));
+  m.impl("topk_unmask_", TORCH_BOX(&Ops<Device>::topk_unmask));
+}
+
+}  // namespace dlm::torch_ops
