@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests import helpers.py and strategies.py, installed or not
 
+import backends
 import core
-import helpers
 
 COMMON = dict(
     deadline=None,
@@ -31,14 +31,22 @@ torch.set_num_threads(1)  # small tensors, small machines; tests of thread count
 
 
 def pytest_generate_tests(metafunc):
-    if "isa" in metafunc.fixturenames:
-        metafunc.parametrize("isa", helpers.isas(), indirect=True)
+    for name, values in (("isa", backends.isas), ("backend", backends.names)):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, values(), indirect=True)
 
 
 @pytest.fixture
 def isa(request):
     """Every instruction set this machine can run, emulated ones included: the test runs once for each."""
-    with helpers.using_isa(request.param):
+    with backends.using_isa(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def backend(request):
+    """Every backend this machine can run (backends.py): the test runs once for each."""
+    with backends.using_backend(request.param):
         yield request.param
 
 

@@ -26,29 +26,9 @@ from dlm_kernels.reference import chunk, decide, geometry, philox
 from dlm_kernels.reference import confidence as scoring
 from dlm_kernels.reference.row_stats import RowStats, effective_logits, sweep
 
-from dlm_kernels import _load, _ops, reference
+from dlm_kernels import reference
 
 A, B, LEAD, FLOOR = 2.0**-21, 2.0**-22, 64 * 0.6931471805599453, 2.0**-99
-
-
-ops = _ops  # torch.ops.dlm_kernels.*.default
-
-
-def isas():
-    """Instruction sets to test, best first; just the fallback where there is no compiled library."""
-    return _load.cpu_isas() or ["reference"]
-
-
-@contextlib.contextmanager
-def using_isa(name):
-    if name == "reference":
-        yield
-        return
-    _load.set_cpu_isa(name)
-    try:
-        yield
-    finally:
-        _load.set_cpu_isa("auto")
 
 
 @contextlib.contextmanager

@@ -18,8 +18,7 @@ from dlm_kernels.bench.inputs import make_inputs, make_logits
 from dlm_kernels.bench.memory import peak_extra_bytes
 from dlm_kernels.bench.peers import PROVIDERS, Provider
 from dlm_kernels.bench.timing import Entry, Method, Sample, interleave, quantiles, ratio, spread
-
-from dlm_kernels import reference
+from dlm_kernels.reference import chunk
 
 FAST = Method(budget_s=0.01, sample_s=0.001, min_rounds=2, max_rounds=3)
 EAGER = [OURS, "llada", "fast_dllm", "torch_fp32"]
@@ -157,7 +156,7 @@ def test_compiled_peers(temperature, vocab, monkeypatch):
 
 def test_chunks_are_those_of_the_package():
     for vocab in (1, 1000, 32768, 100278, 126464, 152064, 157184, 262144):
-        assert chunked.chunk_size(vocab) == reference.chunk.chunk_size(vocab)
+        assert chunked.chunk_size(vocab) == chunk.chunk_size(vocab)
 
 
 @pytest.mark.skipif(not native.available(), reason="needs the native library")

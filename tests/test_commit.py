@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from helpers import assert_equal, clone, ops
+from backends import ops
+from helpers import assert_equal, clone
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,7 +134,7 @@ def test_only_the_canvas_itself_is_written(x_dtype):
     assert bool((surroundings == 77).all())
 
 
-def test_a_drawn_mask_token_stays_open(isa):
+def test_a_drawn_mask_token_stays_open(backend):
     """A model may predict the mask token itself: the row counts as committed, the position as open."""
     logits = torch.zeros(1, 3, 6)
     logits[0, 0, 5], logits[0, 1, 2], logits[0, 2, 5] = 9.0, 5.0, 8.0

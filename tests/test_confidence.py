@@ -8,7 +8,8 @@ import pytest
 import torch
 from dlm_kernels.reference import confidence as scoring
 from dlm_kernels.reference.row_stats import RowStats
-from helpers import assert_equal, law_of, ops
+from backends import is_slow, ops
+from helpers import assert_equal, law_of
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import make_logits
@@ -71,14 +72,14 @@ def test_rounding_is_that_of_a_cast(native_core, values):
 @pytest.mark.parametrize("temperature, source", [(0.0, "raw"), (0.7, "sampled"), (0.7, "raw")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ["normal", "peaked", "huge"])
-def test_within_two_millionths_of_fp64(isa, kind, dtype, temperature, source):
+def test_within_two_millionths_of_fp64(backend, kind, dtype, temperature, source):
     """Also at |logit| = 300, where an unrounded maximum costs 1e-5, and at T = 0.7, where logits are scaled first."""
     if kind == "huge":
         logits = make_logits(torch.Generator().manual_seed(5), "normal", (1, 6, 50_000))
         logits = torch.cat([logits + 290, logits - 290, (100 * logits).clamp(-300, 300)], 1).to(dtype)
     else:
         logits = make_logits(torch.Generator().manual_seed(6), kind, (1, 12, 126464)).to(dtype)
-    if "emulated" in isa:
+    if is_slow(backend):
         logits = logits[..., :20_000].contiguous()
     tokens, confidence, key, logprob, _, bad = ops.draw_tokens(
         logits, torch.tensor([temperature]), SEED, STEP, confidence_from=source
@@ -98,7 +99,7 @@ def test_within_two_millionths_of_fp64(isa, kind, dtype, temperature, source):
     assert bool(((logprob[0].double() + torch.log1p(odds)).abs() <= 2e-6 * (1 + torch.log1p(odds))).all())
 
 
-def test_ranking_survives_saturation(isa):
+def test_ranking_survives_saturation(backend):
     """256 positions that all round to p = 1.0: their keys still rank as fp64 does."""
     rows, vocab = 256, 3000
     logits = make_logits(torch.Generator().manual_seed(8), "normal", (1, rows, vocab)) / 3
@@ -115,7 +116,7 @@ def test_ranking_survives_saturation(isa):
 
 
 @pytest.mark.parametrize("confidence", ["prob", "margin"])
-def test_bfloat16_ties_go_to_the_lowest_position(isa, confidence):
+def test_bfloat16_ties_go_to_the_lowest_position(backend, confidence):
     """As in a codebase that ranks bf16 probabilities, except that it leaves the order of ties to chance."""
     logits = torch.zeros(1, 6, 9)
     logits[0, :, 4] = torch.tensor([4.0, 12.0, 12.5, 13.0, 3.0, 14.0])  # p of four of them is 1.0 in bf16
@@ -129,7 +130,7 @@ def test_bfloat16_ties_go_to_the_lowest_position(isa, confidence):
     assert committed[0].tolist() == [False, False, False, True, False, True]
 
 
-def test_margin_and_entropy_by_hand(isa):
+def test_margin_and_entropy_by_hand(backend):
     logits = torch.log(torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [1.0, 0.0, 0.0]]]))
     for name, want in [
         ("prob", [0.5, 0.7, 1.0]),
@@ -140,7 +141,7 @@ def test_margin_and_entropy_by_hand(isa):
         torch.testing.assert_close(got[0].double(), torch.tensor(want, dtype=torch.float64), rtol=2e-6, atol=1e-7)
 
 
-def test_vocabulary_of_one(isa):
+def test_vocabulary_of_one(backend):
     for name, value in [("prob", 1.0), ("margin", 1.0), ("neg_entropy", 0.0)]:
         tokens, confidence, key, logprob, entropy, bad = ops.draw_tokens(
             torch.randn(1, 3, 1), torch.ones(1), SEED, STEP, confidence=name
@@ -149,7 +150,7 @@ def test_vocabulary_of_one(isa):
         assert not bad.any() and key.isfinite().all()
 
 
-def test_random_depends_on_request_position_and_step_only(isa):
+def test_random_depends_on_request_position_and_step_only(backend):
     def ranks(logits, seed=3, step=4, start=0):
         return ops.draw_tokens(
             logits,
@@ -170,7 +171,7 @@ def test_random_depends_on_request_position_and_step_only(isa):
 
 
 @pytest.mark.parametrize("name", scoring.CONFIDENCES)
-def test_demoted_tokens_rank_last_but_remain_eligible(isa, name):
+def test_demoted_tokens_rank_last_but_remain_eligible(backend, name):
     logits = torch.zeros(1, 4, 10)
     logits[0, :, 2] = torch.tensor([9.0, 8.0, 20.0, 7.0])
     logits[0, 2, 2], logits[0, 2, 3] = 0.0, 20.0

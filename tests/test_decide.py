@@ -7,7 +7,7 @@ import pytest
 import torch
 from dlm_kernels.reference.confidence import round_to
 from dlm_kernels.reference.decide import RULES, decide
-from helpers import ops
+from backends import ops
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -221,7 +221,7 @@ def logits_for(probabilities, vocab=3):
         ("entropy_budget", 5.0, 0, [0.6, 0.9, 0.5], [0, 1, 2]),
     ],
 )
-def test_op_follows_the_rule(isa, rule, level, quota, probabilities, chosen):
+def test_op_follows_the_rule(backend, rule, level, quota, probabilities, chosen):
     for dtype in (torch.float32, torch.float16):
         x = torch.full((1, len(probabilities)), 3)
         logits = logits_for(probabilities).to(dtype)
@@ -240,7 +240,7 @@ def test_op_follows_the_rule(isa, rule, level, quota, probabilities, chosen):
         assert (x == 0).nonzero()[:, 1].tolist() == chosen
 
 
-def test_entropy_budget_ranks_on_entropy_whatever_the_confidence(isa):
+def test_entropy_budget_ranks_on_entropy_whatever_the_confidence(backend):
     logits = torch.stack([logits_for([0.5, 0.5], 9)[0], torch.tensor([[9.0, 9.0] + [-20.0] * 7] * 2)], 1).reshape(
         1, 4, 9
     )

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from dlm_kernels.reference import geometry
-from helpers import assert_equal, check_step, clone, draws_for, isas, ops, places_of, under, using_isa, using_threads
+from backends import is_slow, isas, ops, using_isa
+from helpers import assert_equal, check_step, clone, draws_for, places_of, under, using_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import RULES, StepCase, make_logits, step_cases
@@ -31,16 +32,16 @@ def assert_same_step(mine, theirs, note=""):
 
 @settings(max_examples=4 * settings.default.max_examples)
 @given(case=step_cases())
-def test_step(isa, case):
+def test_step(backend, case):
     check_step(ops, case)
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("temperature", ["zero", "mixed"])
-def test_real_vocabulary(isa, rule, dtype, temperature):
+def test_real_vocabulary(backend, rule, dtype, temperature):
     """LLaDA's 126464, where a row has 32 chunks of 3952: both laws, guidance, suppressed ids in several chunks."""
-    width = 2 if "emulated" in isa else 6
+    width = 2 if is_slow(backend) else 6
     case = StepCase(
         seed=1,
         batch=2,
@@ -65,7 +66,7 @@ def test_real_vocabulary(isa, rule, dtype, temperature):
         kind="normal", bad_share=0.0, conf_dtype="float32", dtype="float32", temperature="zero", guidance=None
     )
 )
-def test_greedy_tokens_never_differ_from_the_reference(isa, case):
+def test_greedy_tokens_never_differ_from_the_reference(backend, case):
     """At temperature 0 there is no band for tokens at all: the reference, the kernels and torch.argmax agree."""
     x, args, kwargs = case.build()
     want = reference.denoise_step_(clone(x), *args, **kwargs)[0]
@@ -73,7 +74,7 @@ def test_greedy_tokens_never_differ_from_the_reference(isa, case):
 
 
 @given(case=step_cases(rule="topk", conf_dtype="float32"))
-def test_fused_is_draw_then_unmask(isa, case):
+def test_fused_is_draw_then_unmask(backend, case):
     """denoise_step_ = draw_tokens, then topk_unmask_ on its keys."""
     x, args, kwargs = case.build()
     fused_x, parts_x = clone(x), clone(x)
@@ -92,12 +93,12 @@ def test_fused_is_draw_then_unmask(isa, case):
 
 
 @given(case=step_cases())
-def test_again_is_the_same(isa, case):
+def test_again_is_the_same(backend, case):
     assert_same_step(run(case), run(case), "again")
 
 
 @given(case=step_cases(batch=3, per_request=True, packed=False))
-def test_a_sequence_alone_is_the_sequence_in_a_batch(isa, case):
+def test_a_sequence_alone_is_the_sequence_in_a_batch(backend, case):
     whole = run(case)
     x, args, kwargs = case.build()
 
@@ -136,7 +137,7 @@ def test_one_thread_or_two_at_size(isa, width, dtype):
 
 
 @given(case=step_cases(packed=True), seed=st.integers(0, 1000))
-def test_order_of_packed_rows(isa, case, seed):
+def test_order_of_packed_rows(backend, case, seed):
     x, args, kwargs = case.build()
     order = torch.randperm(args[0].shape[0], generator=torch.Generator().manual_seed(seed))
     shuffled = {
@@ -151,7 +152,7 @@ def test_order_of_packed_rows(isa, case, seed):
 
 
 @given(case=step_cases(packed=False))
-def test_packed_is_dense(isa, case):
+def test_packed_is_dense(backend, case):
     """The same rows listed one by one."""
     x, args, kwargs = case.build()
     places = places_of(x, args[0], kwargs["start"], None)
@@ -174,7 +175,7 @@ def test_packed_is_dense(isa, case):
 
 
 @given(case=step_cases())
-def test_only_candidate_rows_are_read(isa, case):
+def test_only_candidate_rows_are_read(backend, case):
     """NaN in every row that cannot change makes no difference: prompts, frozen and finished positions cost nothing."""
     x, args, kwargs = case.build()
     want_x = clone(x)
@@ -193,7 +194,7 @@ def test_only_candidate_rows_are_read(isa, case):
 
 
 @given(case=step_cases(strided=False))
-def test_strides_do_not_matter(isa, case):
+def test_strides_do_not_matter(backend, case):
     x, args, kwargs = case.build()
     want_x = clone(x)
     want = ops.denoise_step_(want_x, *args, **kwargs)
@@ -204,7 +205,7 @@ def test_strides_do_not_matter(isa, case):
     assert_same_step((mine_x, out), (want_x, want), "with gaps between rows")
 
 
-def test_small_arguments_may_be_views(isa):
+def test_small_arguments_may_be_views(backend):
     """Every other element of something, one element expanded, a column of a table: strides are honoured everywhere."""
     spread = lambda t: torch.stack([t, torch.full_like(t, 77)], -1)[..., 0]
     case = StepCase(seed=21, batch=3, width=5, start=True, temperature="mixed", per_request=True, frozen=True)
@@ -221,7 +222,7 @@ def test_small_arguments_may_be_views(isa):
         assert_equal("expanded temperature", mine, theirs)
 
 
-def test_canvas_dtype_does_not_matter(isa):
+def test_canvas_dtype_does_not_matter(backend):
     case = StepCase(seed=9, batch=3, temperature="mixed", per_request=True)
     long, short = run(case), run(case.but(x_dtype="int32"))
     assert short[0].dtype == short[1][0].dtype == torch.int32
@@ -259,7 +260,7 @@ def tokens_of(seed=1, step=1, start=0, width=64):
     )[0][0]
 
 
-def test_noise_is_keyed_by_seed_position_and_step(isa):
+def test_noise_is_keyed_by_seed_position_and_step(backend):
     assert_equal("repeated", tokens_of(), tokens_of())
     assert_equal("position, not row, is what counts", tokens_of(start=5)[:-5], tokens_of()[5:])
     for other in (

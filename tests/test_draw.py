@@ -7,7 +7,8 @@ import torch
 from dlm_kernels.reference import chunk, geometry
 from dlm_kernels.reference.draw import draw
 from dlm_kernels.reference.row_stats import sweep
-from helpers import assert_all, assert_equal, check_draws, isas, ops, using_threads
+from backends import is_slow, isas, ops
+from helpers import assert_all, assert_equal, check_draws, using_threads
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import KINDS, TEMPERATURES, VOCABS, make_logits, spoil, strided
@@ -83,7 +84,7 @@ def test_pick_chunk_is_the_cdf_of_chunks(native_core, data, beta, u):
     source=st.sampled_from(["raw", "sampled"]),
     per_request=st.booleans(),
 )
-def test_draw_tokens_op(isa, data, seed, vocab, kind, dtype, layout, temperature, gaps, shift, source, per_request):
+def test_draw_tokens_op(backend, data, seed, vocab, kind, dtype, layout, temperature, gaps, shift, source, per_request):
     """Every layout of rows against the laws; the fused step has the rest of the arguments."""
     g = torch.Generator().manual_seed(seed)
     limit = max(1, 30_000 // vocab)
@@ -135,7 +136,7 @@ def test_draw_tokens_op(isa, data, seed, vocab, kind, dtype, layout, temperature
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("vocab", [1, 7, 1024, 1025, 126464])
-def test_temperature_zero_is_argmax_and_ties_go_low(isa, vocab, dtype):
+def test_temperature_zero_is_argmax_and_ties_go_low(backend, vocab, dtype):
     g = torch.Generator().manual_seed(vocab)
     logits = make_logits(g, "normal", (1, 4, vocab)).to(dtype)
     logits[0, 1] = torch.where(torch.rand(vocab, generator=g) < 0.01, 50.0, logits[0, 1].float()).to(dtype)
@@ -152,9 +153,9 @@ def exact(row, temperature):
     return weights / weights.sum(), (weights / weights.sum()).cumsum(-1)
 
 
-def test_grid_counts_are_exact(isa):
+def test_grid_counts_are_exact(backend):
     """u = (i + 0.5) / N for N = 2e7: every token is drawn N p times, give or take 8. Chi-squared would not see this."""
-    if isa != isas()[0] or isa == "reference":
+    if backend != isas()[0] or backend == "reference":
         pytest.skip("the best instruction set only: half a minute; test_grid_edges does this for all of them")
     row = make_logits(torch.Generator().manual_seed(3), "normal", (1000,))
     counts = torch.zeros(1000, dtype=torch.int64)
@@ -168,14 +169,14 @@ def test_grid_counts_are_exact(isa):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("vocab, temperature", [(1000, 1.0), (1000, 0.7), (3000, 1.5), (40_000, 1.0)])
-def test_grid_edges(isa, vocab, temperature, dtype):
+def test_grid_edges(backend, vocab, temperature, dtype):
     """The same counts from the edges of the cells alone: draws are monotone in u, so the grid between them is known."""
     g = torch.Generator().manual_seed(vocab)
     row = (make_logits(g, "normal", (vocab,)) - 20).to(dtype)
     probability, cdf = exact(row, temperature)
     edges = torch.tensor([e for begin, end in chunk.chunk_edges(vocab) for e in (begin, end - 1)])
     tokens = torch.cat([edges, torch.randint(vocab, (60,), generator=g)])[: 200 if vocab <= 3000 else 40]
-    tokens = tokens[:: 8 if "emulated" in isa else 1]
+    tokens = tokens[:: 8 if is_slow(backend) else 1]
     reach = 30 + vocab // 1000  # how far the edge itself may drift; the cells between edges may not
     counted = []
     for edge in (tokens - 1, tokens):  # grid points drawn at or below `edge`
@@ -193,9 +194,9 @@ def test_grid_edges(isa, vocab, temperature, dtype):
 
 
 @pytest.mark.parametrize("vocab", [37, 1000])
-def test_keyed_draws_follow_the_law(isa, vocab):
+def test_keyed_draws_follow_the_law(backend, vocab):
     """Chi-squared of Philox draws over positions. Logits are all negative: a lane padded with 0 would win here."""
-    n = 20_000 if "emulated" in isa or isa == "reference" else 200_000
+    n = 20_000 if is_slow(backend) or backend == "reference" else 200_000
     row = make_logits(torch.Generator().manual_seed(vocab), "normal", (vocab,)) / 3 - 50
     tokens = ops.draw_tokens(row.expand(n, vocab), torch.tensor([0.8]), torch.tensor([123]), torch.tensor([9]))[0]
     want = exact(row, 0.8)[0] * n
@@ -210,7 +211,7 @@ def test_keyed_draws_follow_the_law(isa, vocab):
     assert statistic > freedom - 5 * math.sqrt(2 * freedom)  # too good is wrong as well
 
 
-def test_zero_mass_is_never_drawn(isa):
+def test_zero_mass_is_never_drawn(backend):
     """At both ends of the uniforms, with holes at both ends of the row and of a chunk."""
     row = torch.full((3000,), -torch.inf)
     row[[7, 1500, 2900]] = torch.tensor([0.0, 1.0, -90.0])
@@ -224,7 +225,7 @@ def test_zero_mass_is_never_drawn(isa):
     assert bool((suppressed == 63).all())
 
 
-def test_uniforms_outside_the_law_do_no_harm(isa):
+def test_uniforms_outside_the_law_do_no_harm(backend):
     """A device kernel cannot check a uniform; one that got past the checks must still name a token."""
     row = torch.zeros(40).index_fill(0, torch.tensor([39]), -torch.inf)
     u = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)

@@ -132,11 +132,11 @@ def test_the_reference_can_be_asked_for(run_python):
     assert lines[0] == "[[0, 0, 0, 9]] reference" and lines[1:] in ([], [""])  # a wish is not worth a warning
 
 
-@pytest.mark.parametrize("backend, text", [("gpu", "auto, cuda, cpu or reference, got gpu"), ("cuda", "CUDA")])
-def test_backends_that_are_not_there(run_python, backend, text):
-    if backend == "cuda" and "cuda" in _load.build_info()["backends"]:
+@pytest.mark.parametrize("name, text", [("gpu", "auto, cuda, cpu or reference, got gpu"), ("cuda", "CUDA")])
+def test_backends_that_are_not_there(run_python, name, text):
+    if name == "cuda" and "cuda" in _load.build_info()["backends"]:
         pytest.skip("this build has the CUDA backend")
-    done = run_python(STEP, check=False, DLM_KERNELS_BACKEND=backend)
+    done = run_python(STEP, check=False, DLM_KERNELS_BACKEND=name)
     assert done.returncode != 0 and text in done.stderr.splitlines()[-1]
 
 

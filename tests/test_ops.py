@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from helpers import assert_equal, ops
+from backends import ops
+from helpers import assert_equal
 from strategies import StepCase, make_logits
 
 import dlm_kernels as dlm
@@ -89,11 +90,11 @@ def inputs(seed=0):
     return torch.full((2, 8), 99), logits, torch.tensor([0.0, 0.8]), torch.tensor([seed, seed + 1]), torch.tensor(seed)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compile_fullgraph(backend, dynamic):
+def test_compile_fullgraph(compiler, dynamic):
     torch._dynamo.reset()
-    compiled = torch.compile(generate, fullgraph=True, backend=backend, dynamic=dynamic)
+    compiled = torch.compile(generate, fullgraph=True, backend=compiler, dynamic=dynamic)
     for seed in (0, 1):
         eager_args, compiled_args = inputs(seed), inputs(seed)
         for i, (want, got) in enumerate(zip(generate(*eager_args), compiled(*compiled_args))):

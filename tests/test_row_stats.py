@@ -7,7 +7,8 @@ import pytest
 import torch
 from dlm_kernels.reference import chunk
 from dlm_kernels.reference.row_stats import RowStats, effective_logits, identity, merge, sweep
-from helpers import assert_between, assert_equal, law_of, odds_interval, ops, using_threads, widen
+from backends import ops
+from helpers import assert_between, assert_equal, law_of, odds_interval, using_threads, widen
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import KINDS, VOCABS, make_logits, spoil, strided
@@ -179,7 +180,9 @@ def check_row_stats(logits, temperature, **kwargs):
     suppressed=st.sampled_from([None, 0, 2]),
     temperatures=st.sampled_from([[1.0], [0.7], [0.05, 0.7, 1.0, 4.0]]),
 )
-def test_row_stats_op(isa, data, seed, vocab, kind, dtype, packed, gaps, guided, bad_share, suppressed, temperatures):
+def test_row_stats_op(
+    backend, data, seed, vocab, kind, dtype, packed, gaps, guided, bad_share, suppressed, temperatures
+):
     g = torch.Generator().manual_seed(seed)
     limit = max(1, 20_000 // vocab)
     rows = [data.draw(st.integers(0, min(4, limit)))] + ([] if packed else [data.draw(st.integers(0, min(6, limit)))])
@@ -202,7 +205,7 @@ def test_row_stats_op(isa, data, seed, vocab, kind, dtype, packed, gaps, guided,
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_real_vocabulary(isa, dtype):
+def test_real_vocabulary(backend, dtype):
     """LLaDA's 126464: 32 chunks of 3952, with ties across chunks."""
     logits = make_logits(torch.Generator().manual_seed(0), "normal", (3, 126464)).to(dtype)
     logits[0, [5, 4000, 126463]] = 40.0
@@ -212,7 +215,7 @@ def test_real_vocabulary(isa, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_every_16_bit_pattern(isa, dtype):
+def test_every_16_bit_pattern(backend, dtype):
     """All finite values of a 16-bit dtype, in a row each half: denormals, zeros of both signs, the largest."""
     source = torch.float16 if dtype == torch.float32 else dtype
     values = torch.arange(-(2**15), 2**15).to(torch.int16).view(source).float()
@@ -224,7 +227,7 @@ def test_every_16_bit_pattern(isa, dtype):
 
 @pytest.mark.parametrize("temperature", [1e-45, 1e-38, 1e-30, 1e-6, 1e6, 1e30, 1e37, 3e38])
 @pytest.mark.parametrize("kind", ["normal", "holes", "ties", "large"])
-def test_extreme_temperatures(isa, temperature, kind):
+def test_extreme_temperatures(backend, temperature, kind):
     """Legal, if unwise: cold is the argmax with its ties, hot is uniform over what is finite. Never NaN, never bad."""
     logits = make_logits(torch.Generator().manual_seed(1), kind, (4, 3000))
     outputs = ops.row_stats(logits, torch.tensor([temperature]))

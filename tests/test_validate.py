@@ -5,7 +5,8 @@ import re
 
 import pytest
 import torch
-from helpers import assert_equal, ops
+from backends import ops
+from helpers import assert_equal
 
 import dlm_kernels as dlm
 from dlm_kernels import reference

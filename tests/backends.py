@@ -1,0 +1,108 @@
+"""Where the ops under test run: the instruction sets of the CPU backend, the CUDA sources in the SIMT runtime (plainly, or
+watched for races or by AddressSanitizer), and the GPU where there is one.
+
+DLM_KERNELS_TEST_BACKENDS=simt,cuda names some of them; without it, all that this machine can run.
+"""
+
+import contextlib
+import functools
+import os
+import platform
+import shutil
+
+import torch
+
+from dlm_kernels import _load, _ops
+
+SIMT_KINDS = {"simt": "plain", "simt_race": "race", "simt_asan": "asan", "simt_coverage": "coverage"}
+
+
+def isas():
+    """Instruction sets to test, best first; just the fallback where there is no compiled library."""
+    return _load.cpu_isas() or ["reference"]
+
+
+def names():
+    """Every backend to test."""
+    asked = os.environ.get("DLM_KERNELS_TEST_BACKENDS")
+    if asked:
+        return asked.split(",")
+    simt = ["simt", "simt_race"] if shutil.which("g++") and platform.machine() == "x86_64" else []
+    return [*isas(), *simt, *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def is_slow(name):
+    """Whether it takes about a hundred times the time of the others."""
+    return "emulated" in name or "simt" in name
+
+
+class CudaOps:
+    """The real ops on copies of CPU tensors: results come back to the CPU, and so does what was written in place."""
+
+    def __getattr__(self, name):
+        def op(*args, **kwargs):
+            moved = [_to_cuda(a) for a in args]
+            out = getattr(_ops, name)(*moved, **{k: _to_cuda(v) for k, v in kwargs.items()})
+            if name.endswith("_"):
+                args[0].copy_(moved[0])
+            return tuple(t.cpu() for t in out)
+
+        return op
+
+
+def _to_cuda(value):
+    """The same tensor on the GPU, its strides too."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    repeated = [size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride())]
+    base = value[tuple(slice(0, 1) if again else slice(None) for again in repeated)]
+    return torch.empty_strided(base.shape, base.stride(), dtype=base.dtype, device="cuda").copy_(base).expand_as(value)
+
+
+@functools.cache
+def ops_of(name):
+    """The functions row_stats, draw_tokens, denoise_step_ and topk_unmask_ of a backend."""
+    if name in SIMT_KINDS:
+        from simt import bridge
+
+        return bridge.Ops(SIMT_KINDS[name])
+    return CudaOps() if name == "cuda" else _ops
+
+
+class CurrentOps:
+    """The ops of the backend in use."""
+
+    backend = None  # None: CPU tensors, whatever runs them
+
+    def __getattr__(self, name):
+        return getattr(_ops if self.backend is None else ops_of(self.backend), name)
+
+
+ops = CurrentOps()
+
+
+@contextlib.contextmanager
+def using_isa(name):
+    """The CPU backend with this instruction set."""
+    if name == "reference":
+        yield
+        return
+    _load.set_cpu_isa(name)
+    try:
+        yield
+    finally:
+        _load.set_cpu_isa("auto")
+
+
+@contextlib.contextmanager
+def using_backend(name):
+    """``ops`` of this backend inside the block."""
+    if name not in SIMT_KINDS and name != "cuda":
+        with using_isa(name):
+            yield
+        return
+    before, ops.backend = ops.backend, name
+    try:
+        yield
+    finally:
+        ops.backend = before

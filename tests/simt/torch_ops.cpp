@@ -1,0 +1,72 @@
+// torch.ops.dlm_simt: the CUDA backend as the SIMT runtime executes it, on CPU tensors that are passed off as tensors
+// of device 0. Which build of it runs is chosen at run time.
+#include <dlfcn.h>
+
+#include "../../csrc/torch/ops.h"
+
+namespace dlm::torch_ops {
+namespace {
+
+struct Library {
+  template <class Function>
+  void find(void* handle, const char* name, Function*& function) {
+    function = reinterpret_cast<Function*>(dlsym(handle, name));
+    if (function == nullptr) missing = name;
+  }
+  const char* missing = "no library";
+  decltype(&dlm_cuda_num_counters) num_counters = nullptr;
+  decltype(&dlm_cuda_scratch_bytes) scratch_bytes = nullptr;
+  decltype(&dlm_cuda_row_stats) row_stats = nullptr;
+  decltype(&dlm_cuda_draw_tokens) draw_tokens = nullptr;
+  decltype(&dlm_cuda_denoise_step) denoise_step = nullptr;
+  decltype(&dlm_cuda_topk_unmask) topk_unmask = nullptr;
+};
+Library library;
+
+class Simt {
+ public:
+  static int32_t ordinal(const Tensor&) { return 0; }
+
+  // Of the exact size each, so that a step outside is a step into a redzone; counters are 0 before and must be after.
+  Simt(const Tensor& anchor, const Need& need)
+      : counters_(torch::stable::new_zeros(anchor, {library.num_counters(need.rows, need.batch)}, ScalarType::Int)),
+        scratch_(torch::stable::fill_(make_like(anchor, {library.scratch_bytes(need.rows)}, ScalarType::Byte), 0xFF)),
+        workspace_{static_cast<uint32_t*>(counters_.mutable_data_ptr()), scratch_.mutable_data_ptr()} {}
+
+  int32_t call(const RowStatsArgs& a, dlm_error* e) { return checked(library.row_stats(&a, &workspace_, nullptr, e)); }
+  int32_t call(const DrawArgs& a, dlm_error* e) { return checked(library.draw_tokens(&a, &workspace_, nullptr, e)); }
+  int32_t call(const StepArgs& a, dlm_error* e) { return checked(library.denoise_step(&a, &workspace_, nullptr, e)); }
+  int32_t call(const UnmaskArgs& a, dlm_error* e) { return checked(library.topk_unmask(&a, &workspace_, nullptr, e)); }
+
+ private:
+  int32_t checked(int32_t status) const {
+    for (int64_t i = 0; status == 0 && i < counters_.numel(); ++i) {
+      STD_TORCH_CHECK(workspace_.counters[i] == 0, "counter ", i, " is ", workspace_.counters[i], " after the call");
+    }
+    return status;
+  }
+
+  Tensor counters_, scratch_;
+  dlm_cuda_workspace workspace_;
+};
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(dlm_simt, CPU, m) { implement<Simt>(m); }
+
+}  // namespace dlm::torch_ops
+
+// From now on ops run in this build of the SIMT library. Returns what it lacks, or null.
+extern "C" __attribute__((visibility("default"))) const char* dlm_simt_use(const char* path) {
+  auto& library = dlm::torch_ops::library;
+  void* const handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr) return dlerror();
+  library.missing = nullptr;
+  library.find(handle, "dlm_cuda_num_counters", library.num_counters);
+  library.find(handle, "dlm_cuda_scratch_bytes", library.scratch_bytes);
+  library.find(handle, "dlm_cuda_row_stats", library.row_stats);
+  library.find(handle, "dlm_cuda_draw_tokens", library.draw_tokens);
+  library.find(handle, "dlm_cuda_denoise_step", library.denoise_step);
+  library.find(handle, "dlm_cuda_topk_unmask", library.topk_unmask);
+  return library.missing;
+}
