@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from statistics import median
 
 from .cases import OURS
@@ -58,6 +59,7 @@ class Place:
         for row in reversed(rows):
             if (
                 "case" in row
+                and not row["env"].get("gpu")
                 and row["provider"]["name"] == provider
                 and case.items() <= row["case"].items()
                 and env.items() <= {key: row["env"].get(key) for key in env}.items()
@@ -165,9 +167,9 @@ BARS = (
 )
 
 
-def verdicts(rows: list[dict]) -> list[dict[str, str]]:
+def verdicts(rows: list[dict], stated: Iterable[Bar] = BARS) -> list[dict[str, str]]:
     """Every bar on `rows`, in order; what is not there is listed as not measured, with the reason."""
-    return [bar.verdict(rows) for bar in BARS]
+    return [bar.verdict(rows) for bar in stated]
 
 
 def summary(found: list[dict[str, str]]) -> str:
@@ -178,5 +180,5 @@ def summary(found: list[dict[str, str]]) -> str:
 
 def busy(rows: list[dict]) -> float:
     """Involuntary context switches per second, the median over the timed rows. A quiet machine shows a few."""
-    seen = [row["switches_per_s"] for row in rows if row.get("us")]
+    seen = [row["switches_per_s"] for row in rows if row.get("us") and row["switches_per_s"] is not None]
     return median(seen) if seen else 0.0

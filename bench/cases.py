@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 # Vocabulary of each model's logits; Sumi's is odd on purpose (rows are not 16-byte aligned).
 VOCAB = {"llada": 126464, "dream": 152064, "llada2": 157184, "sumi": 100278}
 DTYPES = ("fp32", "bf16", "fp16")
-DISTS = ("normal3", "peaked", "huge")
+DISTS = ("normal3", "normal1", "peaked", "huge")
+CONFIDENCES = ("prob", "margin", "neg_entropy")
 OURS = "dlm_kernels"  # the provider that the others are compared with
 OPS = ("denoise_step", "topk_unmask")
 
@@ -20,8 +21,9 @@ class Case:
 
     op "denoise_step": logits `[batch, rows / batch, vocab]` to `k` committed tokens per sequence, whole step.
     op "topk_unmask": tokens and confidences are given, only ranking and writing is measured (vocab is not read).
-    dist: "normal3" = N(0, 3); "peaked" = N(0, 2) with a few raised tokens per row, as trained models give;
-    "huge" = rows around +-300, for accuracy.
+    dist: "normal3" = N(0, 3), "normal1" = N(0, 1); "peaked" = N(0, 2) with a few raised tokens per row, as trained models
+    give; "huge" = rows around +-300, for accuracy.
+    confidence: what positions are ranked by. cfg_scale: not 0 = a second logits tensor, classifier-free guidance.
     """
 
     op: str = "denoise_step"
@@ -35,9 +37,11 @@ class Case:
     k: int = 8
     open_rows: int = -1
     seed: int = 0
+    confidence: str = "prob"
+    cfg_scale: float = 0.0
 
     def __post_init__(self) -> None:
-        for field, known in (("op", OPS), ("dtype", DTYPES), ("dist", DISTS)):
+        for field, known in (("op", OPS), ("dtype", DTYPES), ("dist", DISTS), ("confidence", CONFIDENCES)):
             if getattr(self, field) not in known:
                 raise ValueError(f"{field}: must be one of {', '.join(known)}, got {getattr(self, field)!r}")
         if self.batch < 1 or self.rows < 1 or self.rows % self.batch:
@@ -63,7 +67,7 @@ class Case:
         """Bytes any implementation must read: the logits rows of the open positions, once."""
         if self.op == "topk_unmask":
             return self.rows * 12
-        return self.open_rows * self.vocab * self.itemsize
+        return self.open_rows * self.vocab * self.itemsize * (2 if self.cfg_scale else 1)
 
     @property
     def group(self) -> tuple:
@@ -77,9 +81,11 @@ class Case:
         shape = f"{self.batch}x{self.length}"
         if self.op == "topk_unmask":
             return f"{self.op} {shape} k={self.k}{opened}"
+        scored = "" if self.confidence == "prob" else f" {self.confidence}"
+        guided = f" cfg={self.cfg_scale:g}" if self.cfg_scale else ""
         return (
             f"{self.op} {self.model} {shape}x{self.vocab} {self.dtype} T={self.temperature:g} {self.dist} "
-            f"k={self.k}{opened}"
+            f"k={self.k}{opened}{scored}{guided}"
         )
 
 

@@ -45,7 +45,7 @@ def _partials(logits: torch.Tensor, beta: float = 1.0) -> tuple[torch.Tensor, to
 def _take_chunk(logits: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
     """The logits of one chunk per row, fp32 `[R, n]`, padded with -inf behind the vocabulary's end."""
     body, tail = _chunks(logits)
-    rows = torch.arange(which.shape[0])
+    rows = torch.arange(which.shape[0], device=which.device)
     chosen = body[rows, which.clamp(max=body.shape[1] - 1)].float()
     if tail is None:
         return chosen

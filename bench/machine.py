@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -43,7 +42,7 @@ def describe(threads: int) -> dict:
         "torch": torch.__version__,
         "dlm_kernels": _version(),
         "commit": _commit(),
-        "backend": _backend(),
+        "backend": backend(),
         "allocator": allocator_name(),
         "load_1min": round(os.getloadavg()[0], 2),
     }
@@ -88,14 +87,16 @@ def _memory_gib() -> float | None:
 
 
 def _version() -> str:
-    try:
-        return importlib.metadata.version("dlm_kernels")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    from .._version import __version__
+
+    return __version__
 
 
 def _commit() -> str:
-    """Commit of the checkout this file lies in, "+" if tracked files differ from it, "" outside a checkout."""
+    """Commit of the checkout this file lies in, "+" if tracked files differ from it, "" outside a checkout. A script that
+    built the package elsewhere says it in DLM_BENCH_COMMIT."""
+    if "DLM_BENCH_COMMIT" in os.environ:
+        return os.environ["DLM_BENCH_COMMIT"]
     root = Path(__file__).resolve().parents[1]
     if not (root / "csrc").is_dir():  # installed; a repository around it would be somebody else's
         return ""
@@ -110,7 +111,7 @@ def _commit() -> str:
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def _backend() -> str:
+def backend() -> str:
     """What `dlm_kernels` computes CPU tensors with here: "cpu (<isa>)", or "reference"."""
     from . import native
 

@@ -17,8 +17,6 @@ from .peers import Provider, resolve
 from .timing import Entry, Method
 
 SCHEMA = "dlm_bench/1"
-# What every provider must produce; there are no partial ones.
-OUTPUTS = ["tokens", "confidence", "canvas"]
 
 
 @dataclasses.dataclass
@@ -96,7 +94,7 @@ def _measure_group(group, providers, method, threads, roofline, on_progress) -> 
     runs = []
     for case in group:
         inputs = make_inputs(case, logits)
-        for provider in (p for p in providers if case.op in p.ops):
+        for provider in (p for p in providers if p.takes(case)):
             on_progress(f"checking {provider.name}: {case.id}")
             runs.append(_prepare(case, provider, inputs))
     floors = _Floors(logits if roofline else None, threads)
@@ -190,7 +188,7 @@ def _row(run: _Run, runs: list[_Run], floors: _Floors, method: Method) -> dict:
             "name": provider.name,
             "kind": provider.kind,
             "about": provider.about,
-            "outputs": OUTPUTS,
+            "outputs": list(provider.outputs),
         },
         "skipped": run.skipped,
         "check": run.check.to_json() if run.check else None,

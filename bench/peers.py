@@ -10,28 +10,34 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 
 from . import chunked, native
 from .cases import OURS, Case
-from .inputs import Inputs
+from .inputs import Inputs, guided
 
 # step(x, uniform=None) -> (tokens, confidence), each [B, L]; writes x in place. `uniform` fp64 [B, L] replaces the
 # random numbers of providers that invert a CDF, so that their draws can be checked one by one.
 Step = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
+# What a whole step produces.
+OUTPUTS = ("tokens", "confidence", "canvas")
 # torch sums a softmax row in a few fp32 lanes: notes/fp32-softmax.md.
 FP32_SOFTMAX_RTOL = 5e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class Provider:
-    """name, kind ("ours" | "eager" | "compiled"), one line of description, and a builder of the step.
+    """name, kind ("ours" | "eager" | "compiled" | "triton" | "library"), one line of description, and a builder of the step.
 
-    ops: the ops it has. noise: how a draw is checked. "uniform": the CDF bracket of the given uniform; "gumbel": replay
-    of torch.rand.
+    ops, confidences: what it has; greedy, warm: whether it takes T = 0, T > 0.
+    noise: how a draw is checked. "uniform": the CDF bracket of the given uniform; "gumbel": replay of torch.rand;
+    "own": `replay(inputs)` gives the exponential variates `[rows, V]` of its noise; "hidden": it cannot be.
     conf_rtol: relative confidence error that its arithmetic explains, by logits dtype.
+    guided_in: the dtype in which it combines guided logits, None for that of the logits.
+    outputs: what it produces; anything but OUTPUTS is partial, and said to be.
     """
 
     name: str
@@ -41,7 +47,25 @@ class Provider:
     ops: tuple[str, ...] = ("denoise_step",)
     noise: str = "uniform"
     conf_rtol: Callable[[torch.dtype], float] = lambda dtype: FP32_SOFTMAX_RTOL
+    confidences: tuple[str, ...] = ("prob",)
+    greedy: bool = True
+    warm: bool = True
+    replay: Callable[[Inputs], torch.Tensor] | None = None
+    guided_in: torch.dtype | None = torch.float32
+    outputs: tuple[str, ...] = OUTPUTS
     context: Callable[[], AbstractContextManager] = contextlib.nullcontext
+
+    @property
+    def partial(self) -> bool:
+        return self.outputs != OUTPUTS
+
+    def takes(self, case: Case) -> bool:
+        """Whether it has this op, confidence and temperature."""
+        return (
+            case.op in self.ops
+            and case.confidence in self.confidences
+            and (self.warm if case.temperature else self.greedy)
+        )
 
 
 # -- ours
@@ -69,6 +93,9 @@ def ours(inputs: Inputs) -> Step:
             temperature=case.temperature,
             seed=case.seed,
             uniform=uniform,
+            confidence=case.confidence,
+            uncond_logits=inputs.uncond,
+            cfg_scale=case.cfg_scale,
         )
         return out.tokens, out.confidence
 
@@ -96,17 +123,21 @@ def _rank_each_sequence(x: torch.Tensor, tokens: torch.Tensor, confidence: torch
     for b in range(x.shape[0]):
         best = torch.topk(confidence[b], k=case.k).indices
         transfer[b, best] = True
-    x[transfer] = tokens[transfer]
+    if x.is_cuda:  # the published masked write waits for the device; this one can be captured, which favours the peer
+        x.copy_(torch.where(transfer, tokens, x))
+    else:
+        x[transfer] = tokens[transfer]
     return tokens, confidence
 
 
 def llada(inputs: Inputs) -> Step:
     """Confidence from a softmax in the dtype of the logits."""
-    case, logits, mask_id = inputs.case, inputs.logits, inputs.mask_id
+    case, mask_id = inputs.case, inputs.mask_id
     if case.op == "topk_unmask":
         return lambda x, uniform=None: _rank_each_sequence(x, inputs.tokens, inputs.confidence, case, mask_id)
 
     def step(x: torch.Tensor, uniform=None):
+        logits = guided(inputs)
         tokens = gumbel_scores(logits, case.temperature).argmax(-1)
         confidence = logits.softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
         return _rank_each_sequence(x, tokens, confidence, case, mask_id)
@@ -116,11 +147,29 @@ def llada(inputs: Inputs) -> Step:
 
 def fast_dllm(inputs: Inputs) -> Step:
     """As LLaDA with the softmax in fp64, at every temperature."""
-    case, logits, mask_id = inputs.case, inputs.logits, inputs.mask_id
+    case, mask_id = inputs.case, inputs.mask_id
 
     def step(x: torch.Tensor, uniform=None):
+        logits = guided(inputs)
         tokens = gumbel_scores(logits, case.temperature).argmax(-1)
         confidence = logits.to(torch.float64).softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
+        return _rank_each_sequence(x, tokens, confidence, case, mask_id)
+
+    return step
+
+
+def dream(inputs: Inputs) -> Step:
+    """Dream at temperature 0: softmax in the logits dtype, then its maximum, a full sort for the margin, or the entropy."""
+    case, mask_id = inputs.case, inputs.mask_id
+
+    def step(x: torch.Tensor, uniform=None):
+        prob = guided(inputs).softmax(-1)
+        confidence, tokens = prob.max(-1)
+        if case.confidence == "margin":
+            ordered = torch.sort(prob, dim=-1, descending=True).values
+            confidence = ordered[..., 0] - ordered[..., 1]
+        elif case.confidence == "neg_entropy":
+            confidence = (prob * torch.log(prob + 1e-10)).sum(-1)
         return _rank_each_sequence(x, tokens, confidence, case, mask_id)
 
     return step
@@ -138,7 +187,7 @@ def commit_topk(x: torch.Tensor, tokens: torch.Tensor, confidence: torch.Tensor,
 
 
 def _uniform(x: torch.Tensor, uniform: torch.Tensor | None) -> torch.Tensor:
-    return torch.rand(x.shape, dtype=torch.float64) if uniform is None else uniform
+    return torch.rand(x.shape, dtype=torch.float64, device=x.device) if uniform is None else uniform
 
 
 def fp32_greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,6 +203,18 @@ def max_logsumexp(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, (best - z.logsumexp(-1)).exp()
 
 
+def scored_greedy(logits: torch.Tensor, confidence: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Argmax with the margin or the negative entropy, in fp32, without a probability tensor where compiled."""
+    z = logits.float()
+    best, tokens = z.max(-1)
+    norm = z.logsumexp(-1)
+    if confidence == "margin":
+        second = z.masked_fill(torch.arange(z.shape[-1], device=z.device) == tokens[..., None], -torch.inf).amax(-1)
+        return tokens, (best - norm).exp() - (second - norm).exp()
+    logprob = z - norm[..., None]
+    return tokens, (logprob.exp() * logprob).sum(-1)
+
+
 def fp32_draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Softmax, cumsum, searchsorted, in fp32. At T != 1 the confidence needs a second softmax (its law is T = 1)."""
     prob = logits.softmax(-1, dtype=torch.float32)
@@ -165,7 +226,7 @@ def fp32_draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -
 
 
 def torch_fp32(inputs: Inputs) -> Step:
-    case, logits, mask_id = inputs.case, inputs.logits, inputs.mask_id
+    case, mask_id = inputs.case, inputs.mask_id
     if case.op == "topk_unmask":
 
         def unmask(x: torch.Tensor, uniform=None):
@@ -175,7 +236,10 @@ def torch_fp32(inputs: Inputs) -> Step:
         return unmask
 
     def step(x: torch.Tensor, uniform=None):
-        if case.temperature == 0:
+        logits = guided(inputs, torch.float32)
+        if case.confidence != "prob":
+            tokens, confidence = scored_greedy(logits, case.confidence)
+        elif case.temperature == 0:
             tokens, confidence = fp32_greedy(logits)
         else:
             tokens, confidence = fp32_draw(logits, _uniform(x, uniform), case.temperature)
@@ -188,22 +252,27 @@ def torch_fp32(inputs: Inputs) -> Step:
 def _compiled(inputs: Inputs, greedy: Callable, draw: Callable) -> Step:
     """torch.compile of the whole step, canvas write included. fullgraph: a silent graph break or a fall-back to eager
     code would be timed as "compiled"."""
-    case, logits, mask_id = inputs.case, inputs.logits, inputs.mask_id
-    k, temperature = case.k, case.temperature
+    case, logits, uncond, mask_id = inputs.case, inputs.logits, inputs.uncond, inputs.mask_id
+    k, temperature, weight = case.k, case.temperature, case.cfg_scale + 1
 
-    def whole(x: torch.Tensor, z: torch.Tensor, uniform: torch.Tensor | None):
+    def whole(x: torch.Tensor, z: torch.Tensor, u: torch.Tensor | None, uniform: torch.Tensor | None):
+        if u is not None:
+            z = u.float() + weight * (z.float() - u.float())
         tokens, confidence = greedy(z) if uniform is None else draw(z, uniform, temperature)
         commit_topk(x, tokens, confidence, k, mask_id)
         return tokens, confidence
 
     compiled = torch.compile(whole, fullgraph=True, dynamic=False)
     if temperature == 0:
-        return lambda x, uniform=None: compiled(x, logits, None)
-    return lambda x, uniform=None: compiled(x, logits, _uniform(x, uniform))
+        return lambda x, uniform=None: compiled(x, logits, uncond, None)
+    return lambda x, uniform=None: compiled(x, logits, uncond, _uniform(x, uniform))
+
+
+_SCORED = {name: partial(scored_greedy, confidence=name) for name in ("margin", "neg_entropy")}
 
 
 def compiled_fp32(inputs: Inputs) -> Step:
-    return _compiled(inputs, max_logsumexp, fp32_draw)
+    return _compiled(inputs, _SCORED.get(inputs.case.confidence, max_logsumexp), fp32_draw)
 
 
 def compiled_chunked(inputs: Inputs) -> Step:
@@ -221,9 +290,10 @@ def _registry(providers: Iterable[Provider]) -> dict[str, Provider]:
 
 
 _BOTH = ("denoise_step", "topk_unmask")
+_ALL_SCORES = ("prob", "margin", "neg_entropy")
 PROVIDERS = _registry(
     [
-        Provider(OURS, "ours", "this package", ours, _BOTH, conf_rtol=lambda dtype: 2e-6),
+        Provider(OURS, "ours", "this package", ours, _BOTH, conf_rtol=lambda dtype: 2e-6, confidences=_ALL_SCORES),
         Provider(
             "llada",
             "eager",
@@ -232,6 +302,7 @@ PROVIDERS = _registry(
             _BOTH,
             noise="gumbel",
             conf_rtol=_SOFTMAX_RTOL.__getitem__,
+            guided_in=None,
         ),
         Provider(
             "fast_dllm",
@@ -240,6 +311,17 @@ PROVIDERS = _registry(
             fast_dllm,
             noise="gumbel",
             conf_rtol=lambda dtype: 1e-9,
+            guided_in=None,
+        ),
+        Provider(
+            "dream",
+            "eager",
+            "Dream at T = 0: softmax in logits dtype, its maximum, sorted margin or entropy; topk per sequence",
+            dream,
+            conf_rtol=_SOFTMAX_RTOL.__getitem__,
+            confidences=("margin", "neg_entropy"),
+            warm=False,
+            guided_in=None,
         ),
         Provider(
             "torch_fp32",
@@ -247,12 +329,14 @@ PROVIDERS = _registry(
             "with care: fp32 softmax + max, or softmax + cumsum + searchsorted; batched topk",
             torch_fp32,
             _BOTH,
+            confidences=_ALL_SCORES,
         ),
         Provider(
             "compiled_fp32",
             "compiled",
             "torch.compile of max + logsumexp, or of softmax + cumsum + searchsorted",
             compiled_fp32,
+            confidences=_ALL_SCORES,
         ),
         Provider(
             "compiled_chunked",

@@ -15,7 +15,7 @@ BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 BUSY_PER_S = 20
 
 
-def _time(us: float) -> str:
+def time_text(us: float) -> str:
     """Three significant digits in a fitting unit."""
     for unit, size in (("s", 1e6), ("ms", 1e3)):
         if us >= size:
@@ -23,7 +23,7 @@ def _time(us: float) -> str:
     return f"{us:.3g} us"
 
 
-def _factor(value: float) -> str:
+def factor_text(value: float) -> str:
     return f"{value:.2f}x" if value < 10 else f"{value:.0f}x"
 
 
@@ -82,10 +82,10 @@ def _case_line(row: dict) -> tuple[str, ...]:
     if us is None:
         return (name, "-", "-", "-", "-", "-", row["skipped"])
     ties = f" ({row['check']['ties']} tied)" if row["check"]["ties"] else ""
-    spread = f"{_time(us['p10'])} .. {_time(us['p90'])}"
-    ratio = _factor(row["ratio"]["median"]) if row["ratio"] else "-"
+    spread = f"{time_text(us['p10'])} .. {time_text(us['p90'])}"
+    ratio = factor_text(row["ratio"]["median"]) if row["ratio"] else "-"
     memory = _mib(row["peak_extra_bytes"])
-    return (name, _time(us["median"]), spread, ratio, f"{row['gbps']:.2f}", memory, f"checked{ties}")
+    return (name, time_text(us["median"]), spread, ratio, f"{row['gbps']:.2f}", memory, f"checked{ties}")
 
 
 def print_bars(found: list[dict]) -> None:
@@ -124,7 +124,7 @@ def load(paths: Iterable[Path]) -> list[dict]:
     return sorted(rows, key=lambda row: row["time"])
 
 
-def _markdown(head: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -> list[str]:
+def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -> list[str]:
     line = "| {} |".format
     return [
         line(" | ".join(head)),
@@ -136,8 +136,12 @@ def _markdown(head: Sequence[str], body: Iterable[Sequence[str]], left: int = 1)
 
 def markdown(rows: list[dict]) -> str:
     """The README's tables, machine by machine: per temperature the time of each step and its ratio to ours, then what
-    must be reached."""
+    must be reached. GPUs come after the CPUs."""
+    from . import gpu_report
+
     out: list[str] = []
+    on_gpu = [row for row in rows if row["env"].get("gpu")]
+    rows = [row for row in rows if not row["env"].get("gpu")]
     for machine in dict.fromkeys(map(_machine, rows)):
         here = [row for row in rows if _machine(row) == machine]
         out += [f"{machine}{_busy_note(here)}:", ""]
@@ -146,13 +150,19 @@ def markdown(rows: list[dict]) -> str:
             found = [r for r in timed if (r["case"]["dist"], r["case"]["temperature"]) == (dist, temperature)]
             law = {"normal3": "N(0, 3)"}.get(dist, dist)
             out += [f"One denoise step, temperature {temperature:g}, {law} logits: time (time / ours).", ""]
-            out += _markdown(*_speed_table(found))
+            out += markdown_table(*_speed_table(found))
         found = bars.verdicts(here)
         if any(v["verdict"] != bars.UNKNOWN for v in found):
             out += [f"What must be reached: {bars.summary(found)}.", ""]
-            body = [(v["work"], v["against"], v["required"], v["measured"], _loud(v["verdict"])) for v in found]
-            out += _markdown(("work", "against", "required", "measured", "verdict"), body, left=2)
+            out += bar_table(found)
+    out += gpu_report.markdown(on_gpu)
     return "\n".join(out).rstrip() + "\n"
+
+
+def bar_table(found: list[dict]) -> list[str]:
+    """Markdown lines of verdicts."""
+    body = [(v["work"], v["against"], v["required"], v["measured"], _loud(v["verdict"])) for v in found]
+    return markdown_table(("work", "against", "required", "measured", "verdict"), body, left=2)
 
 
 def _busy_note(rows: list[dict]) -> str:
@@ -175,14 +185,14 @@ def _speed_table(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
     cells: dict[tuple[str, str], str] = {}
     for row in rows:  # later rows win: the newest run of a problem is the one shown
         case, name = row["case"], row["provider"]["name"]
-        column = f"{_shape(case)} {case['dtype']}, {row['env']['allocator']}"
-        ratio = f" ({_factor(row['ratio']['median'])})" if row["ratio"] and name != OURS else ""
-        cells[name, column] = _time(row["us"]["median"]) + ratio
+        column = f"{shape_text(case)} {case['dtype']}, {row['env']['allocator']}"
+        ratio = f" ({factor_text(row['ratio']['median'])})" if row["ratio"] and name != OURS else ""
+        cells[name, column] = time_text(row["us"]["median"]) + ratio
     names, columns = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
     return ["", *columns], [[name, *(cells.get((name, column), "-") for column in columns)] for name in names]
 
 
-def _shape(case: dict) -> str:
+def shape_text(case: dict) -> str:
     rows = str(case["rows"]) if case["batch"] == 1 else f"{case['batch']} x {case['rows'] // case['batch']}"
     opened = "" if case["open_rows"] == case["rows"] else f" ({case['open_rows']} open)"
     return f"{rows}{opened} x {case['vocab']}"

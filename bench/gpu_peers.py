@@ -1,0 +1,114 @@
+"""The providers on a GPU: those of peers.py, our step with its arguments in device tensors, and two that only run there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from .cases import OURS
+from .inputs import Inputs, guided
+from .peers import PROVIDERS, Provider, Step, commit_topk
+
+
+def ours(inputs: Inputs) -> Step:
+    """As one calls it under a captured graph: temperature, seed, step and k are device tensors made beforehand; numbers
+    would be sent to the device at every call."""
+    import dlm_kernels as dlm
+
+    case, logits = inputs.case, inputs.logits
+
+    def tensor(value, dtype):
+        return torch.full((1,), value, dtype=dtype, device=logits.device)
+
+    rule = dlm.TopK(tensor(case.k, torch.int64))
+    temperature, seed, step_number = (
+        tensor(case.temperature, torch.float32),
+        tensor(case.seed, torch.int64),
+        tensor(0, torch.int64),
+    )
+
+    def step(x: torch.Tensor, uniform=None):
+        out = dlm.denoise_step_(
+            x,
+            logits,
+            mask_id=inputs.mask_id,
+            rule=rule,
+            temperature=temperature,
+            seed=seed,
+            step=step_number,
+            uniform=uniform,
+            confidence=case.confidence,
+            uncond_logits=inputs.uncond,
+            cfg_scale=case.cfg_scale,
+        )
+        return out.tokens, out.confidence
+
+    return step
+
+
+def triton_one_pass(inputs: Inputs) -> Step:
+    from . import triton_peer
+
+    case, mask_id = inputs.case, inputs.mask_id
+
+    def step(x: torch.Tensor, uniform=None):
+        logits = guided(inputs, torch.float32 if inputs.uncond is not None else None)
+        tokens, confidence = triton_peer.sweep(logits, case.temperature, case.confidence, case.seed)
+        commit_topk(x, tokens, confidence, case.k, mask_id)
+        return tokens, confidence
+
+    return step
+
+
+def triton_noise(inputs: Inputs) -> torch.Tensor:
+    from . import triton_peer
+
+    return triton_peer.exponentials(inputs.case.rows, inputs.case.vocab, inputs.case.seed, inputs.logits.device)
+
+
+def flashinfer(inputs: Inputs) -> Step:
+    """Tokens only: its sampler takes fp32 logits, and has neither a confidence nor a canvas."""
+    from flashinfer.sampling import sampling_from_logits
+
+    case = inputs.case
+
+    def step(x: torch.Tensor, uniform=None):
+        z = guided(inputs, torch.float32).reshape(case.rows, case.vocab).float()
+        if case.temperature != 1:
+            z = z / case.temperature
+        return sampling_from_logits(z, deterministic=True).long().view(x.shape), None
+
+    return step
+
+
+GPU_PROVIDERS: dict[str, Provider] = {
+    **PROVIDERS,
+    OURS: dataclasses.replace(PROVIDERS[OURS], build=ours, about="this package, arguments in device tensors"),
+    "triton_one_pass": Provider(
+        "triton_one_pass",
+        "triton",
+        "one Triton program per row, one pass, Gumbel noise by tl.rand at T > 0; batched topk in PyTorch",
+        triton_one_pass,
+        noise="own",
+        replay=triton_noise,
+        confidences=("prob", "neg_entropy"),
+    ),
+    "flashinfer": Provider(
+        "flashinfer",
+        "library",
+        "FlashInfer sampling_from_logits with the casts it needs: tokens only",
+        flashinfer,
+        noise="hidden",
+        greedy=False,
+        outputs=("tokens",),
+    ),
+}
+
+
+def resolve(names) -> list[Provider]:
+    """Ours, then the named ones; ValueError listing the known names for an unknown one."""
+    for name in names:
+        if name not in GPU_PROVIDERS:
+            raise ValueError(f"provider: must be one of {', '.join(GPU_PROVIDERS)}, got {name!r}")
+    return [GPU_PROVIDERS[name] for name in dict.fromkeys([OURS, *names])]
