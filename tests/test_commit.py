@@ -106,16 +106,17 @@ def test_topk_unmask(data, seed, size, length, packed, gaps, per_request, freeze
             assert_equal(name, got[i + 1], counts[:, i])
 
 
-def test_long_sequences():
-    """4096 positions with heavy ties: the order is (confidence, lowest position), exactly."""
+@pytest.mark.parametrize("length", [4096, 5001])
+def test_long_sequences(backend, length):
+    """Thousands of positions with heavy ties: the order is (confidence, lowest position), exactly."""
     g = torch.Generator().manual_seed(0)
-    confidence = torch.randint(0, 50, (2, 4096), generator=g).float() / 50
-    tokens = torch.randint(0, 1000, (2, 4096), generator=g)
-    for k in (0, 1, 100, 1333, 4096, 5000):
-        x = torch.full((2, 4096), -1)
+    confidence = torch.randint(0, 50, (2, length), generator=g).float() / 50
+    tokens = torch.randint(0, 1000, (2, length), generator=g)
+    for k in (0, 1, 100, 1333, length, 6000):
+        x = torch.full((2, length), -1)
         committed = ops.topk_unmask_(x, tokens, confidence, torch.tensor([k]), mask_id=-1)[0]
         order = confidence.sort(descending=True, stable=True).indices
-        want = torch.zeros(2, 4096, dtype=torch.bool).scatter(1, order[:, :k], True)
+        want = torch.zeros(2, length, dtype=torch.bool).scatter(1, order[:, :k], True)
         assert_equal("committed", committed, want)
         assert_equal("x", x, torch.where(want, tokens, -1))
 

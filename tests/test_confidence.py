@@ -6,9 +6,9 @@ import core
 import numpy as np
 import pytest
 import torch
+from backends import is_slow, ops
 from dlm_kernels.reference import confidence as scoring
 from dlm_kernels.reference.row_stats import RowStats
-from backends import is_slow, ops
 from helpers import assert_equal, law_of
 from hypothesis import given
 from hypothesis import strategies as st

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from backends import ops
 from dlm_kernels.reference.confidence import round_to
 from dlm_kernels.reference.decide import RULES, decide
-from backends import ops
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from dlm_kernels.reference import geometry
 from backends import is_slow, isas, ops, using_isa
+from dlm_kernels.reference import geometry
 from helpers import assert_equal, check_step, clone, draws_for, places_of, under, using_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,6 +59,29 @@ def test_real_vocabulary(backend, rule, dtype, temperature):
     )
     check_step(ops, case)
     check_step(ops, case.but(guidance=1.0, strided=True, confidence="margin", confidence_from="sampled"))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        dict(batch=2, length=600, width=590, vocab=9, start=True),  # too long to be sorted beside the sweep
+        dict(batch=1, length=700, width=700, vocab=2, packed=True, padding=True),
+        dict(
+            batch=40, length=3, width=3, vocab=5, packed=True, padding=True
+        ),  # too many packed sequences for one launch
+        dict(batch=1, length=4200, width=4200, vocab=2),  # too long for shared memory
+        dict(batch=3, length=1500, width=1500, vocab=2, packed=True),
+    ],
+    ids=lambda s: "-".join(str(v) for v in s.values()),
+)
+def test_many_rows(backend, rule, shape):
+    """Every way in which a backend may have to sort and decide."""
+    if is_slow(backend) and shape["batch"] * shape["length"] > 4000 and rule not in ("topk", "entropy_budget"):
+        return  # the sort is the same for every rule
+    check_step(
+        ops, StepCase(seed=3, rule=rule, quota=shape["length"] // 3, temperature="mixed", bad_share=0.05, **shape)
+    )
 
 
 @given(

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from backends import is_slow, isas, ops
 from dlm_kernels.reference import chunk, geometry
 from dlm_kernels.reference.draw import draw
 from dlm_kernels.reference.row_stats import sweep
-from backends import is_slow, isas, ops
 from helpers import assert_all, assert_equal, check_draws, using_threads
 from hypothesis import given
 from hypothesis import strategies as st

@@ -5,9 +5,9 @@ import math
 import core
 import pytest
 import torch
+from backends import ops
 from dlm_kernels.reference import chunk
 from dlm_kernels.reference.row_stats import RowStats, effective_logits, identity, merge, sweep
-from backends import ops
 from helpers import assert_between, assert_equal, law_of, odds_interval, using_threads, widen
 from hypothesis import given
 from hypothesis import strategies as st

@@ -3,7 +3,9 @@
 import ctypes
 import itertools
 import os
+import platform
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-if sys.platform != "linux" or os.uname().machine != "x86_64":
-    pytest.skip("the SIMT runtime needs x86-64 Linux", allow_module_level=True)
+if shutil.which("g++") is None or platform.machine() != "x86_64" or sys.platform != "linux":
+    pytest.skip("the SIMT runtime needs g++ on x86-64 Linux", allow_module_level=True)
 
 from simt import build, coverage
 

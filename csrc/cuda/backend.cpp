@@ -12,7 +12,7 @@ constexpr int64_t kSharedRows = 4096;
 
 // Blocks that run at once on a multiprocessor (__launch_bounds__ of rows_kernel), and how many times over the device is
 // to be filled: too few blocks leave it idle at the end, too many finish rows they hardly share.
-constexpr int64_t kBlocksPerMultiprocessor = 6;
+constexpr int64_t kBlocksPerMultiprocessor = 5;
 constexpr int64_t kWaves = 2;
 
 struct Scratch {

@@ -23,17 +23,11 @@ class Finisher {
  public:
   // `parts`: kWarps partials per chunk of the row. One thread looks after one of them from here on.
   __device__ Finisher(const Source& source, int64_t vocab, const RowLaw& law, const Partial* parts)
-      : source_(source), law_(law), vocab_(vocab), size_(chunk_size(vocab)) {
+      : source_(source), law_(law), vocab_(vocab), size_(static_cast<int>(chunk_size(vocab))) {
     const int t = static_cast<int>(threadIdx.x);
-    mine_ = {};
-    if (t < num_chunks(vocab) * kWarps) {
-      const Partial p = parts[t];
-      mine_.max = p.max;
-      mine_.mass = p.mass;
-      mine_.tilt = p.tilt * kLn2;
-      mine_.draw_mass = p.draw_mass;
-    }
-    bad_ = __syncthreads_or(is_bad_chunk(mine_)) != 0;
+    mine_ = {-kInfinity, 0, 0, 0};
+    if (t < static_cast<int>(num_chunks(vocab)) * kWarps) mine_ = parts[t];
+    bad_ = __syncthreads_or(is_bad_chunk(as_chunk())) != 0;
     max_ = block_reduce(mine_.max, [](float a, float b) { return fmaxf(a, b); });
     bad_ = bad_ || max_ == -kInfinity;
   }
@@ -43,13 +37,13 @@ class Finisher {
   __device__ RowStats stats() const {
     const int t = static_cast<int>(threadIdx.x), none = static_cast<int>(kMaxChunks);
     const int winner = block_min(mine_.max == max_ ? t / kWarps : none);
-    Gathered g = {0, 0, -kInfinity, 0, static_cast<int>(size_)};
+    Gathered g = {0, 0, -kInfinity, 0, size_};
     if (t / kWarps != winner) {
-      const ChunkStats loser = relative_to(mine_, max_, law_.beta, law_.beta);
+      const ChunkStats loser = relative_to(as_chunk(), max_, law_.beta, law_.beta);
       g.mass = loser.mass, g.tilt = loser.tilt, g.second = mine_.max;
     }
-    const int64_t begin = winner * size_, end = min_of(vocab_, begin + size_);
-    gather(begin, end, &g);
+    const int64_t begin = static_cast<int64_t>(winner) * size_;
+    gather(begin, &g);
     g = block_reduce(g, [](const Gathered& a, const Gathered& b) { return join(a, b); });
     RowStats out;
     out.max = max_;
@@ -63,9 +57,9 @@ class Finisher {
   // The token at which the CDF, in index order, passes `uniform`; -1 if there is no mass.
   __device__ int64_t draw(double uniform) const {
     const int t = static_cast<int>(threadIdx.x), chunk = t / kWarps;
-    const ChunkStats moved = relative_to(mine_, max_, law_.beta, law_.draw_beta);
-    const Scan cdf = block_scan(moved.draw_mass);
-    double chunk_mass = moved.draw_mass;  // of the four warps
+    double chunk_mass = relative_to(as_chunk(), max_, law_.beta, law_.draw_beta).draw_mass;
+    const Scan cdf = block_scan(chunk_mass);
+    // Of the chunk, not of the warp's share of it:
     chunk_mass += __shfl_xor_sync(kAllLanes, chunk_mass, 1);
     chunk_mass += __shfl_xor_sync(kAllLanes, chunk_mass, 2);
     float chunk_max = mine_.max;
@@ -84,7 +78,7 @@ class Finisher {
       about = chunk_max;
     }
     __syncthreads();
-    return invert(chosen.index * size_, about, left);
+    return invert(static_cast<int64_t>(chosen.index) * size_, about, left);
   }
 
  private:
@@ -100,20 +94,33 @@ class Finisher {
     return {hit < kNone ? hit : live, hit < kNone};
   }
 
-  __device__ void gather(int64_t begin, int64_t end, Gathered* g) const {
+  // The partial as core's formulas take it.
+  __device__ ChunkStats as_chunk() const {
+    ChunkStats c;
+    c.max = mine_.max;
+    c.mass = mine_.mass;
+    c.tilt = mine_.tilt * kLn2;
+    c.draw_mass = mine_.draw_mass;
+    return c;
+  }
+
+  __device__ int size_of_chunk(int64_t begin) const { return static_cast<int>(min_of<int64_t>(size_, vocab_ - begin)); }
+
+  __device__ void gather(int64_t begin, Gathered* g) const {
     const float scale = static_cast<float>(law_.beta * kLog2e);
     float mass = 0, tilt = 0;
-    const auto add = [&](float z, int64_t at) {
-      if (z == max_) {
-        if (g->ties++ == 0) g->first = static_cast<int>(at - begin);
-        return;
-      }
-      const float y = (z - max_) * scale, e = exp2_approx(y);
-      mass += e;
-      tilt = fmaf(e, fmaxf(y, -126.0f), tilt);
-      g->second = fmaxf(g->second, z);
-    };
-    each_vector(begin, end, static_cast<int>(threadIdx.x) * Source::kLogits, kThreads * Source::kLogits, end, add);
+    const int size = size_of_chunk(begin);
+    each_vector(begin, size, static_cast<int>(threadIdx.x) * Source::kLogits, Source::kTurn, size,
+                [&](float z, int at) {
+                  if (z == max_) {
+                    if (g->ties++ == 0) g->first = at;
+                    return;
+                  }
+                  const float y = (z - max_) * scale, e = exp2_approx(y);
+                  mass += e;
+                  tilt = fmaf(e, fmaxf(y, -126.0f), tilt);
+                  g->second = fmaxf(g->second, z);
+                });
     g->mass += mass;
     g->tilt += tilt * kLn2;
   }
@@ -122,15 +129,14 @@ class Finisher {
   // the target falls in.
   __device__ int64_t invert(int64_t begin, float about, double left) const {
     constexpr int kLogits = Source::kLogits;
-    const int64_t end = min_of(vocab_, begin + size_);
-    const int64_t stretch = ((end - begin + kThreads - 1) / kThreads + kLogits - 1) / kLogits * kLogits;
+    const int size = size_of_chunk(begin);
+    const int stretch = ((size + kThreads - 1) / kThreads + kLogits - 1) / kLogits * kLogits;
     const float scale = static_cast<float>(law_.draw_beta * kLog2e);
     const auto term = [&](float z) { return exp2_approx((z - about) * scale); };
 
-    const int64_t mine = static_cast<int64_t>(threadIdx.x) * stretch;
+    const int mine = static_cast<int>(threadIdx.x) * stretch;
     double mass = 0;
-    each_vector(begin, end, mine, kLogits, min_of(end, begin + mine + stretch),
-                [&](float z, int64_t) { mass += term(z); });
+    each_vector(begin, size, mine, kLogits, min_of(size, mine + stretch), [&](float z, int) { mass += term(z); });
     const Scan cdf = block_scan(mass);
     const Choice chosen = choose(mass > 0, cdf.through > left, static_cast<int>(threadIdx.x));
     if (chosen.index < 0) return -1;
@@ -142,39 +148,39 @@ class Finisher {
     left = in_stretch;
 
     // Every warp searches, and all find the same.
-    const int64_t from = begin + chosen.index * stretch, to = min_of(end, from + stretch);
-    int64_t token = -1;
-    for (int64_t at = from; at < to; at += kWarp) {
-      const int64_t i = at + threadIdx.x % kWarp;
-      const double e = i < to ? term(source_.logit(i)) : 0;
+    const int from = chosen.index * stretch, to = min_of(size, from + stretch);
+    int token = -1;
+    for (int at = from; at < to; at += kWarp) {
+      const int i = at + static_cast<int>(threadIdx.x) % kWarp;
+      const double e = i < to ? term(source_.logit(begin + i)) : 0;
       const double through = warp_scan(e);
       const unsigned live = __ballot_sync(kAllLanes, e > 0), hit = __ballot_sync(kAllLanes, e > 0 && through > left);
-      if (hit != 0) return at + __ffs(static_cast<int>(hit)) - 1;
+      if (hit != 0) return begin + at + __ffs(static_cast<int>(hit)) - 1;
       if (live != 0) token = at + 31 - __clz(static_cast<int>(live));
       left -= __shfl_sync(kAllLanes, through, kWarp - 1);
     }
-    return token;
+    return token < 0 ? -1 : begin + token;
   }
 
-  // body(logit, index) for the vectors at begin + offset, + stride, ... of chunk [begin, end) below `stop`.
+  // body(logit, offset) for the vectors of a chunk at `offset`, + stride, ... below `stop`.
   template <class Body>
-  __device__ void each_vector(int64_t begin, int64_t end, int64_t offset, int64_t stride, int64_t stop,
-                              Body body) const {
-    constexpr int kLogits = Source::kLogits;
-    for (int64_t at = begin + offset; at < stop; at += stride) {
-      auto vector = source_.load(at, end);
-      for (int64_t s = 0; s < source_.num_suppressed(); ++s) {
-        const int64_t id = source_.suppressed(s);
-        if (id >= at && id < at + kLogits) vector.exclude(static_cast<int>(id - at));
+  __device__ void each_vector(int64_t begin, int size, int offset, int stride, int stop, Body body) const {
+#pragma unroll 1  // once per row: registers are worth more here than a few cycles
+    for (int at = offset; at < stop; at += stride) {
+      auto vector = source_.load(begin + at, size - at);
+      for (int s = 0; s < source_.num_suppressed(); ++s) {
+        const int64_t id = source_.suppressed(s) - begin - at;
+        vector.exclude(id >= 0 && id < Source::kLogits ? static_cast<int>(id) : -1);
       }
-      vector.each([&](int i, float z) { body(z, at + i); });  // past the end: -inf, which is neither a maximum nor mass
+      vector.each([&](int i, float z) { body(z, at + i); });  // past the end: -inf, neither a maximum nor mass
     }
   }
 
   const Source& source_;
   const RowLaw& law_;
-  const int64_t vocab_, size_;
-  ChunkStats mine_;
+  const int64_t vocab_;
+  const int size_;
+  Partial mine_;
   float max_;
   bool bad_;
 };

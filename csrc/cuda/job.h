@@ -16,7 +16,7 @@ static_assert(kMaxChunks * kWarps == kThreads, "one thread per partial");
 constexpr int kDecideThreads = 512;  // of the kernel that only decides
 
 // A warp's share of a chunk, in log2 units about its own maximum.
-struct Partial {
+struct alignas(16) Partial {
   float max, mass, tilt, draw_mass;
 };
 

@@ -23,7 +23,7 @@ void launch(const char* name, void (*kernel)(Params...), int64_t blocks, int thr
       name, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)), dynamic_shared,
       [](void* context) { (*static_cast<const decltype(body)*>(context))(); },
       const_cast<void*>(static_cast<const void*>(&body)));
-  if (error != nullptr) launch_failed(name, error);
+  if (error != nullptr) throw std::runtime_error("kernel " + std::string(error));  // begins with the name
 }
 
 #else

@@ -103,16 +103,19 @@ __device__ inline void count_absent(const RowsJob& job) {
 template <int kFlags, class Source>
 __device__ void sweep_part(const RowsJob& job, const Source& source, const RowLaw& law, int64_t row, int part) {
   const Sweeper<kFlags, Source> sweeper(source, law);
-  const int64_t vocab = job.resolved.vocab, size = chunk_size(vocab), chunks = num_chunks(vocab);
-  for (int64_t c = part * chunks / job.split; c < (part + 1) * chunks / job.split; ++c) {
-    const Partial p = sweeper.sweep(c * size, min_of(vocab, (c + 1) * size));
-    if (threadIdx.x % kWarp == 0) job.parts[row * kThreads + c * kWarps + threadIdx.x / kWarp] = p;
+  const int64_t vocab = job.resolved.vocab, size = chunk_size(vocab);
+  const int chunks = static_cast<int>(num_chunks(vocab));
+  Partial* const parts = job.parts + row * kThreads + threadIdx.x / kWarp;
+  const int first = part * chunks / job.split, stop = (part + 1) * chunks / job.split;
+  for (int c = first; c < stop; ++c) {
+    const Partial p = sweeper.sweep(c * size, static_cast<int>(min_of(size, vocab - c * size)));
+    if (threadIdx.x % kWarp == 0) parts[c * kWarps] = p;
   }
 }
 
 // Per multiprocessor: what registers allow without spilling (tests/test_cuda_build.py).
 template <bool kGuided>
-constexpr int kBlocksWanted = kGuided ? 4 : 6;
+constexpr int kBlocksWanted = kGuided ? 3 : 5;
 
 template <class T, bool kGuided, bool kWithTilt>
 __global__ void __launch_bounds__(kThreads, kBlocksWanted<kGuided>) rows_kernel(const __grid_constant__ RowsJob job) {

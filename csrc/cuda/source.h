@@ -15,12 +15,13 @@ struct Packed {
   static constexpr int kLogits = 16 / sizeof(T);
   uint32_t word[4];
 
-  __device__ static uint32_t lowest();  // -inf, as often as a word holds it
-  __device__ float top() const;         // the largest; NaN is passed over
+  __device__ static uint32_t lowest();               // -inf, as often as a word holds it
+  __device__ float top() const;                      // the largest; NaN is passed over
+  __device__ Packed max(const Packed& other) const;  // logit by logit, likewise
   template <class Body>
-  __device__ void each(Body body) const;                               // body(i, logit) in index order
-  __device__ void exclude(int i);                                      // logit i, if it has one, becomes -inf
-  __device__ static Packed load(const T* z, int64_t n, bool aligned);  // the first n of them; -inf beyond
+  __device__ void each(Body body) const;                           // body(i, logit) in index order
+  __device__ void exclude(int i);                                  // logit i, if it has one, becomes -inf
+  __device__ static Packed load(const T* z, int n, bool aligned);  // the first n of them; -inf beyond
 };
 
 template <>
@@ -45,6 +46,20 @@ __device__ inline float Packed<T>::top() const {
     const float2 pair = widen_pair<T>(max_pair<T>(max_pair<T>(word[0], word[1]), max_pair<T>(word[2], word[3])));
     return fmaxf(pair.x, pair.y);
   }
+}
+
+template <class T>
+__device__ inline Packed<T> Packed<T>::max(const Packed& other) const {
+  Packed out;
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    if constexpr (sizeof(T) == 4) {
+      out.word[w] = __float_as_uint(fmaxf(__uint_as_float(word[w]), __uint_as_float(other.word[w])));
+    } else {
+      out.word[w] = max_pair<T>(word[w], other.word[w]);
+    }
+  }
+  return out;
 }
 
 template <class T>
@@ -78,7 +93,7 @@ __device__ inline void Packed<T>::exclude(int i) {
 }
 
 template <class T>
-__device__ inline Packed<T> Packed<T>::load(const T* z, int64_t n, bool aligned) {
+__device__ inline Packed<T> Packed<T>::load(const T* z, int n, bool aligned) {
   Packed out;
   if (aligned && n >= kLogits) {
     const uint4 v = load_once(z);
@@ -112,6 +127,12 @@ struct Mixed {
     for (int i = 1; i < kLogits; ++i) top = fmaxf(top, logit[i]);
     return top;
   }
+  __device__ Mixed max(const Mixed& other) const {
+    Mixed out;
+#pragma unroll
+    for (int i = 0; i < kLogits; ++i) out.logit[i] = fmaxf(logit[i], other.logit[i]);
+    return out;
+  }
   template <class Body>
   __device__ void each(Body body) const {
 #pragma unroll
@@ -129,10 +150,15 @@ class RowSource {
  public:
   using Vector = std::conditional_t<kGuided, Mixed<T>, Packed<T>>;
   static constexpr int kLogits = 16 / sizeof(T);
-  static constexpr int kTileVectors = kGuided ? 16 / kLogits : 4;  // what a thread holds at once: 16 registers
+  // What a thread holds at once, 16 registers: vectors of the block's next turn, and the next.
+  static constexpr int kTileVectors = kGuided ? 16 / kLogits : 4;
+  static constexpr int kTurn = kThreads * kLogits;
+  static constexpr int kTile = kTurn * kTileVectors;
 
   __device__ RowSource(const SweepParams& s, const Geometry& g, int64_t row)
-      : cond_(static_cast<const T*>(s.logits.data) + logits_offset(g, s.logits, row)), suppress_(s.suppress) {
+      : cond_(static_cast<const T*>(s.logits.data) + logits_offset(g, s.logits, row)),
+        suppress_(s.suppress),
+        num_suppressed_(given(s.suppress) ? static_cast<int>(s.suppress.shape[0]) : 0) {
     if (kGuided) {
       uncond_ = static_cast<const T*>(s.uncond.data) + logits_offset(g, s.uncond, row);
       weight_ = static_cast<float>(s.cfg_scale + 1);
@@ -140,11 +166,11 @@ class RowSource {
     aligned_ = (reinterpret_cast<uintptr_t>(cond_) | reinterpret_cast<uintptr_t>(uncond_)) % 16 == 0;
   }
 
-  // The vector that begins at logit `at` (a multiple of kLogits) of a row's part that ends at `end`.
-  __device__ Vector load(int64_t at, int64_t end) const {
-    const Packed<T> c = Packed<T>::load(cond_ + at, end - at, aligned_);
+  // The vector at logit `at` (a multiple of kLogits) of a chunk that has `left` logits from there on.
+  __device__ Vector load(int64_t at, int left) const {
+    const Packed<T> c = Packed<T>::load(cond_ + at, left, aligned_);
     if constexpr (kGuided) {
-      const Packed<T> u = Packed<T>::load(uncond_ + at, end - at, aligned_);
+      const Packed<T> u = Packed<T>::load(uncond_ + at, left, aligned_);
       Vector out;
       c.each([&](int i, float z) { out.logit[i] = z; });
       u.each([&](int i, float z) { out.logit[i] = combine(out.logit[i], z, weight_); });
@@ -154,7 +180,20 @@ class RowSource {
     }
   }
 
-  __device__ int64_t num_suppressed() const { return given(suppress_) ? suppress_.shape[0] : 0; }
+  // The thread's vectors of a tile, the first at logit `at`.
+  __device__ void load_tile(int64_t at, int left, Vector (&tile)[kTileVectors]) const {
+    if constexpr (!kGuided) {
+      if (aligned_ && left >= kTile - kTurn + kLogits) {  // all of them whole: one load each, addresses folded
+#pragma unroll
+        for (int i = 0; i < kTileVectors; ++i) tile[i] = Vector::load(cond_ + at + i * kTurn, kLogits, true);
+        return;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kTileVectors; ++i) tile[i] = load(at + i * kTurn, left - i * kTurn);
+  }
+
+  __device__ int num_suppressed() const { return num_suppressed_; }
   __device__ int64_t suppressed(int64_t i) const {
     return static_cast<const int64_t*>(suppress_.data)[i * suppress_.stride[0]];
   }
@@ -162,9 +201,9 @@ class RowSource {
   // hit(id) in every lane for each suppressed id in [begin, end). All lanes of the warp call.
   template <class Hit>
   __device__ void each_excluded(int64_t begin, int64_t end, Hit hit) const {
-    for (int64_t first = 0; first < num_suppressed(); first += kWarp) {
-      const int64_t i = first + threadIdx.x % kWarp;
-      const int64_t id = i < num_suppressed() ? suppressed(i) : -1;
+    for (int first = 0; first < num_suppressed_; first += kWarp) {
+      const int i = first + static_cast<int>(threadIdx.x) % kWarp;
+      const int64_t id = i < num_suppressed_ ? suppressed(i) : -1;
       for (unsigned found = __ballot_sync(kAllLanes, id >= begin && id < end); found != 0; found &= found - 1) {
         hit(suppressed(first + __ffs(static_cast<int>(found)) - 1));
       }
@@ -172,7 +211,7 @@ class RowSource {
   }
 
   __device__ float logit(int64_t i) const {
-    for (int64_t s = 0; s < num_suppressed(); ++s) {
+    for (int s = 0; s < num_suppressed_; ++s) {
       if (suppressed(s) == i) return -kInfinity;
     }
     const float c = to_float(cond_[i]);
@@ -185,6 +224,7 @@ class RowSource {
   float weight_ = 1;
   bool aligned_;
   const Array& suppress_;
+  const int num_suppressed_;
 };
 
 }  // namespace dlm::cuda

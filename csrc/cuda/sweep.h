@@ -45,23 +45,19 @@ class Sweeper {
         scale_(static_cast<float>(law.beta * kLog2e)),
         draw_scale_(static_cast<float>((law.draw_beta > 0 ? law.draw_beta : law.beta) * kLog2e)) {}
 
-  // Chunk [begin, end): the calling warp's partial, in every lane.
-  __device__ Partial sweep(int64_t begin, int64_t end) const {
+  // The chunk of `size` logits from `begin` on: the calling warp's partial, in every lane.
+  __device__ Partial sweep(int64_t begin, int size) const {
     Partial lane = {-kInfinity, 0, 0, 0};
-    constexpr int kLogits = Source::kLogits;
-    constexpr int64_t kTile = static_cast<int64_t>(kThreads) * Source::kTileVectors * kLogits;
-    for (int64_t tile = begin; tile < end; tile += kTile) {
-      Vector vector[Source::kTileVectors];
+    const int mine = static_cast<int>(threadIdx.x) * Source::kLogits;
+    for (int tile = 0; tile < size; tile += Source::kTile) {
+      Vector vector[kVectors];
+      source_.load_tile(begin + tile + mine, size - tile - mine, vector);
+      if (source_.num_suppressed() > 0) exclude(vector, begin + tile, min_of(Source::kTile, size - tile));
+      Vector high = vector[0];
 #pragma unroll
-      for (int i = 0; i < Source::kTileVectors; ++i) {
-        vector[i] = source_.load(tile + (i * kThreads + static_cast<int>(threadIdx.x)) * kLogits, end);
-      }
-      if (source_.num_suppressed() > 0) exclude(vector, tile, end);
-      float top = vector[0].top();
-#pragma unroll
-      for (int i = 1; i < Source::kTileVectors; ++i) top = fmaxf(top, vector[i].top());
-      top = warp_max(top);
-      if (tile != begin) rescale(&lane, top);
+      for (int i = 1; i < kVectors; ++i) high = high.max(vector[i]);
+      const float top = warp_max(high.top());
+      if (tile > 0) rescale(&lane, top);
       lane.max = fmaxf(lane.max, top);
       const float ref = reference(lane.max);
       if (ByProduct::suits(ref, fmaxf(scale_, draw_scale_))) {
@@ -78,17 +74,18 @@ class Sweeper {
 
  private:
   using Vector = typename Source::Vector;
+  static constexpr int kVectors = Source::kTileVectors;
 
   __device__ static float sum(float v) {
     return warp_reduce(v, [](float a, float b) { return a + b; });
   }
 
-  __device__ void exclude(Vector (&vector)[Source::kTileVectors], int64_t tile, int64_t end) const {
-    const int64_t stop = min_of(end, tile + static_cast<int64_t>(kThreads) * Source::kTileVectors * Source::kLogits);
-    source_.each_excluded(tile, stop, [&](int64_t id) {
-      const int at = static_cast<int>(id - tile) - static_cast<int>(threadIdx.x) * Source::kLogits;
+  // Suppressed ids of the tile [begin, begin + size).
+  __device__ void exclude(Vector (&vector)[kVectors], int64_t begin, int size) const {
+    source_.each_excluded(begin, begin + size, [&](int64_t id) {
+      const int at = static_cast<int>(id - begin) - static_cast<int>(threadIdx.x) * Source::kLogits;
 #pragma unroll
-      for (int i = 0; i < Source::kTileVectors; ++i) vector[i].exclude(at - i * kThreads * Source::kLogits);
+      for (int i = 0; i < kVectors; ++i) vector[i].exclude(at - i * Source::kTurn);
     });
   }
 
@@ -104,11 +101,11 @@ class Sweeper {
   }
 
   template <class Exponent>
-  __device__ void accumulate(Partial* lane, const Vector (&vector)[Source::kTileVectors], float ref) const {
+  __device__ void accumulate(Partial* lane, const Vector (&vector)[kVectors], float ref) const {
     const Exponent law(ref, scale_), draw(ref, draw_scale_);
     float mass = 0, tilt = 0, draw_mass = 0;
 #pragma unroll
-    for (int i = 0; i < Source::kTileVectors; ++i) {
+    for (int i = 0; i < kVectors; ++i) {
       vector[i].each([&](int, float z) {
         const float y = law.of(z), e = exp2_approx(y);
         mass += e;

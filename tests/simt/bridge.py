@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 
 import torch
+
 from dlm_kernels._ops import SCHEMAS
 
 HERE = Path(__file__).parent

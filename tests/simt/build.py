@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +20,7 @@ KERNELS = {
     "plain": ("-O2", "-Werror"),
     "asan": ("-O2", *SANITIZERS),
     "race": ("-O2", "-fsanitize=thread", "--param", "tsan-distinguish-volatile=1"),
-    "coverage": ("-O0", "--coverage"),
+    "coverage": ("-O1", "--coverage"),
 }
 RUNTIME = {
     "plain": ("-O2",),
@@ -48,7 +49,7 @@ def library(kind, sources, folder, *, includes=(), defines=(), libraries=()):
         objects = list(pool.map(lambda job: _compile(*job, folder, kind), jobs))
         target = folder / f"libsimt_{kind}-{_digest(*map(str, objects))[:12]}.so"
         link = (COMPILER, "-shared", "-Wl,-z,defs", *map(str, objects), *LINK[kind], *map(str, libraries))
-        stamp = "\n".join(map(str, [*link, *(o.with_suffix(".made").read_text() for o in objects)]))
+        stamp = _digest(*link, *(path.read_bytes() for path in objects))
         made = target.with_suffix(".made")
         if not (target.exists() and made.exists() and made.read_text() == stamp):
             _run(*link, "-o", str(target))
@@ -89,15 +90,20 @@ def _compile(source, flags, folder, kind):
         return output
     for stale in (made, output.with_suffix(".gcda")):
         stale.unlink(missing_ok=True)
+    started = time.time()
     _run(COMPILER, *flags, "-MD", "-MF", str(read), "-c", "-x", "c++", str(source), "-o", str(output))
-    made.write_text(_contents(read))
+    if all(path.stat().st_mtime < started for path in _files(read)):  # or else it was edited in the meantime
+        made.write_text(_contents(read))
     return output
 
 
+def _files(read):
+    """Those that a make rule names."""
+    return [Path(path) for path in read.read_text().replace("\\\n", " ").split(":", 1)[1].split()]
+
+
 def _contents(read):
-    """Digests of the files that a make rule names."""
-    paths = read.read_text().replace("\\\n", " ").split(":", 1)[1].split()
-    return "\n".join(f"{p} {_digest(Path(p).read_bytes()) if Path(p).exists() else None}" for p in paths)
+    return "\n".join(f"{path} {_digest(path.read_bytes()) if path.exists() else None}" for path in _files(read))
 
 
 def _digest(*parts):

@@ -30,7 +30,7 @@ def lines(folder, root, library=None):
                 counts = found.setdefault(str(path.relative_to(root)), Counter())
                 for line in file["lines"]:  # one entry for every instance of a template
                     counts[line["line_number"]] += line["count"]
-    return {name: dict(found[name]) for name in sorted(found)}
+    return {name: dict(found[name]) for name in sorted(found) if found[name]}
 
 
 def table(counts):

@@ -4,6 +4,9 @@
 // ordered before another if the second thread's past holds the first one's (thread, time). Barriers and __syncwarp join
 // pasts. Across blocks the rules are those of C++ fences: a fence followed by an atomic releases, an atomic followed by
 // a fence acquires, both in the same thread. Shuffles and ballots order nothing. Launches are ordered by the stream.
+//
+// Not seen: what memcpy() calls touch; a third concurrent reader of a cell; a vector load that the compiler splits into
+// its members, as one load; in a very long launch, blocks that ended millions of events ago.
 #pragma once
 
 #include <cstddef>

@@ -15,9 +15,11 @@ __thread Thread* current = nullptr;
 namespace {
 
 constexpr size_t kShadowLimit = size_t{1} << 30;
-constexpr EventId kEventLimit = EventId{1} << 31;
+constexpr EventId kLastEvent = EventId{1} << 31;
+constexpr size_t kMemory = size_t{1} << 21;  // events that a launch looks back on, if blocks run one after another
 
-std::vector<Block> blocks;    // by slot
+std::vector<Block> blocks;  // by slot
+int live_blocks = 0;
 std::vector<Thread> threads;  // by ThreadId
 
 // What atomics on an address have published: to the whole device under block -1, within a block under its index.
@@ -27,13 +29,19 @@ int64_t reach(const Thread& me, int scope) { return scope == static_cast<int>(Sc
 
 Block& block_of(const BlockInfo& info) { return blocks[info.first / launch.threads]; }
 
+// What was so far is over.
+void forget() {
+  launch.first_event += static_cast<EventId>(launch.events.size());
+  launch.events.clear();
+}
+
 void launch_begin(const char*, int64_t, uint32_t resident_blocks, uint32_t threads_per_block) {
   launch.threads = threads_per_block;
   launch.preempt = settings().preempt;
   launch.host_stack = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
-  launch.first_event += static_cast<EventId>(launch.events.size());
-  launch.events.clear();
-  if (launch.first_event > kEventLimit || shadow.bytes() > kShadowLimit) {
+  forget();
+  live_blocks = 0;
+  if (launch.first_event > kLastEvent || shadow.bytes() > kShadowLimit) {
     shadow.clear();
     launch.first_event = 1;
   }
@@ -45,6 +53,7 @@ void launch_begin(const char*, int64_t, uint32_t resident_blocks, uint32_t threa
 void launch_end() { current = nullptr; }
 
 void block_begin(const BlockInfo& info) {
+  if (live_blocks++ == 0 && launch.events.size() > kMemory) forget();
   Block& block = block_of(info);
   block.index = info.index;
   block.first = static_cast<uint32_t>(info.index * info.threads);
@@ -57,7 +66,10 @@ void block_begin(const BlockInfo& info) {
   }
 }
 
-void block_end(const BlockInfo&) { current = nullptr; }
+void block_end(const BlockInfo&) {
+  current = nullptr;
+  --live_blocks;
+}
 
 void switch_to(ThreadId thread) { current = &threads[thread]; }
 

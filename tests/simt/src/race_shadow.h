@@ -1,6 +1,6 @@
 // What the race checker remembers about memory: per cell the last write and two reads, as numbers of events. A cell is
 // as many bytes as the page's narrowest access so far, so rows that are only read by 16-byte loads cost one cell per
-// load, and a page of flags gets one cell per byte. Every access covers whole cells: nothing is approximated.
+// load, and a page of flags gets one cell per byte. Every access covers whole cells, so no two bytes are confused.
 #pragma once
 
 #include <cstddef>

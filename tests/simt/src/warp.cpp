@@ -140,9 +140,9 @@ uint64_t collective(Collective kind, unsigned mask, uint64_t value, int bytes, u
 }
 
 void release_collectives(Block& block, uint32_t warp) {
-  const Fiber* const lanes = block.fibers + warp * 32;
-  for (uint32_t lane = 0; lane < 32; ++lane) {
-    if ((block.warps[warp].waiting >> lane & 1) != 0) complete(block, warp, lanes[lane].wait);
+  for (uint32_t rest = block.warps[warp].waiting; rest != 0; rest &= rest - 1) {
+    const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(rest));
+    if ((block.warps[warp].waiting >> lane & 1) != 0) complete(block, warp, block.fibers[warp * 32 + lane].wait);
   }
 }
 

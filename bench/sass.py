@@ -1,0 +1,137 @@
+"""Counts the machine instructions that the CUDA sweep spends per logit: what an issue slot is to a GPU, without a GPU.
+
+    python bench/sass.py [--arch 90] [--dtype bfloat16]
+
+Compiles one rows kernel with nvcc, disassembles it with nvdisasm (pip install nvidia-cuda-nvdisasm), and walks its control
+flow: the cheapest way round the tile loop that makes all of a tile's vector loads and exponentials, and round the chunk
+loop, which also sums up the warp and stores its partial. Branches that a whole, aligned tile does not take cost nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+SOURCES = Path(__file__).parent.parent / "csrc" / "cuda"
+LOADS = 4  # vectors of a tile: RowSource::kTileVectors
+LOGITS = {"bfloat16": 32, "float16": 32, "float32": 16}  # per thread and tile
+CHUNK, THREADS = 3952, 128  # LLaDA's chunk: 126464 / 32
+TYPES = {"bfloat16": "NS_8BFloat16E", "float16": "NS_7Float16E", "float32": "f"}
+
+
+class Count(NamedTuple):
+    """Instructions per logit: of a whole tile, and of a LLaDA chunk with everything that a chunk costs."""
+
+    tile: float
+    chunk: float
+
+
+def nvdisasm() -> str | None:
+    """The disassembler, from PATH or from the pip package; None without one."""
+    spec = importlib.util.find_spec("nvidia")
+    homes = [Path(place) for place in spec.submodule_search_locations] if spec else []
+    packaged = [str(path) for home in homes for path in home.glob("*/bin/nvdisasm")]
+    return shutil.which("nvdisasm") or next(iter(packaged), None)
+
+
+def nvcc() -> str | None:
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
+def count(dtype: str = "bfloat16", arch: str = "90") -> Count:
+    """Of the greedy sweep (one law, no entropy) of this dtype on sm_``arch``."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "rows.cubin"
+        flags = ["-std=c++17", "-O3", f"-arch=sm_{arch}", "-cubin", "-o", str(cubin)]
+        subprocess.run([nvcc(), *flags, str(SOURCES / f"rows_{dtype}.cu")], check=True)
+        text = subprocess.run([nvdisasm(), "-c", str(cubin)], check=True, capture_output=True, text=True).stdout
+    blocks, edges = control_flow(function(text, f"rows_kernelI{TYPES[dtype]}Lb0ELb0E"))
+    logits = LOGITS[dtype]
+    sweeps = [b for b, block in enumerate(blocks) if logits <= sum("MUFU.EX2" in line for line in block) <= logits + 1]
+    hot = min(sweeps, key=lambda b: len(blocks[b]))
+    tiles = -(-CHUNK // (THREADS * logits))
+    tile = around(blocks, edges, hot, stores=0)
+    chunk = around(blocks, edges, hot, stores=1) + (tiles - 1) * tile
+    return Count(tile / logits, chunk * THREADS / CHUNK)
+
+
+def function(text: str, name: str) -> str:
+    """The disassembly of the one function whose mangled name holds ``name``."""
+    (section,) = (part for part in re.split(r"^//-+ ", text, flags=re.M) if re.match(rf"\.text\.\S*{name}", part))
+    return section
+
+
+def control_flow(section: str) -> tuple[list[list[str]], list[set[int]]]:
+    """Basic blocks as lists of instructions, and the blocks that may follow each."""
+    blocks: list[list[str]] = [[]]
+    labels = {}
+    for line in section.splitlines():
+        label = re.match(r"\s*(\.L_x_\d+):", line)
+        code = re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.+?)\s*;", line)
+        if label:
+            if blocks[-1]:
+                blocks.append([])
+            labels[label[1]] = len(blocks) - 1
+        elif code:
+            blocks[-1].append(code[1])
+            if re.search(r"\b(BRA|EXIT|RET|CALL)\b", code[1]):
+                blocks.append([])
+    edges = []
+    for b, block in enumerate(blocks):
+        last = block[-1] if block else ""
+        target = re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", last)
+        ends = not last.startswith("@") and re.search(r"\b(BRA|EXIT|RET)\b(?!\.DIV)", last) and "BRA.DIV" not in last
+        conditional = bool(re.search(r"\bBRA\b\S*\s+U?!?P\d", last))
+        after = set() if (ends and not conditional) or b + 1 == len(blocks) else {b + 1}
+        edges.append(after | ({labels[target[1]]} if target and target[1] in labels else set()))
+    return blocks, edges
+
+
+def around(blocks, edges, hot: int, stores: int) -> int:
+    """Instructions on the cheapest way from block ``hot`` back to it that makes LOADS vector loads and ``stores`` vector
+    stores."""
+
+    def seen(block):
+        text = blocks[block]
+        return sum("LDG" in i and "128" in i for i in text), sum("STG" in i and "128" in i for i in text)
+
+    queue, best = [(0, hot, 0, 0)], {}
+    while queue:
+        cost, block, loads, stored = heapq.heappop(queue)
+        if best.get((block, loads, stored), 1 << 30) <= cost and cost > 0:
+            continue
+        best[block, loads, stored] = cost
+        if block == hot and cost > 0 and loads == LOADS and stored == stores:
+            return cost
+        more_loads, more_stores = seen(block)
+        loads, stored = loads + more_loads, stored + more_stores
+        if loads > LOADS or stored > stores:
+            continue
+        for following in edges[block]:
+            heapq.heappush(queue, (cost + len(blocks[block]), following, loads, stored))
+    raise LookupError("no such way: has the kernel changed its loads or its loops?")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="90")
+    parser.add_argument("--dtype", default="bfloat16", choices=LOGITS)
+    args = parser.parse_args()
+    if nvcc() is None or nvdisasm() is None:
+        sys.exit("needs nvcc and nvdisasm (pip install nvidia-cuda-nvdisasm)")
+    found = count(args.dtype, args.arch)
+    print(f"sm_{args.arch} {args.dtype} greedy sweep: {found.tile:.2f} instructions per logit of a whole tile,")
+    print(f"{found.chunk:.2f} per logit of a chunk of {CHUNK}, warp sums and stores included")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
