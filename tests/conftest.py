@@ -25,6 +25,7 @@ COMMON = dict(
 )
 settings.register_profile("fixed", derandomize=True, max_examples=60, **COMMON)
 settings.register_profile("explore", max_examples=500, **COMMON)
+settings.register_profile("brief", derandomize=True, max_examples=15, **COMMON)  # where each example is dear
 settings.load_profile("fixed")
 
 torch.set_num_threads(1)  # small tensors, small machines; tests of thread counts set their own
@@ -34,6 +35,20 @@ def pytest_generate_tests(metafunc):
     for name, values in (("isa", backends.isas), ("backend", backends.names)):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, values(), indirect=True)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What tests found out about the kernels without failing: registers, and lines that the SIMT runs went through."""
+    build = Path(__file__).parent.parent / "build"
+    reports = {
+        "test_cuda_build.py": build / "registers.txt",
+        "test_simt_sanitizers.py": build / "simt" / "coverage.txt",
+    }
+    ran = {Path(str(r.nodeid).split("::")[0]).name for r in terminalreporter.stats.get("passed", [])}
+    for file, report in reports.items():
+        if file in ran and report.exists():
+            terminalreporter.section(f"{report.stem} of the CUDA sources")
+            terminalreporter.write_line(report.read_text())
 
 
 @pytest.fixture

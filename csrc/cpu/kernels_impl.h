@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 
 #include "kernels.h"
 
@@ -11,15 +12,17 @@ namespace {
 using dlm::cpu::LawScales;
 using dlm::cpu::RunStats;
 
-constexpr int kBlock = 4 * Vec::kWidth;
+constexpr int kBlock = 4 * Vec::kWidth, kStep = Vec::kStep;
 
-// exp2 below this adds nothing that a float sum beside a term >= 2^-kMaxLead could hold; the bit-shift Vecs cannot go
-// lower. -inf lands here too: invert() guards against drawing it.
-constexpr float kLowest = -126.0f;
+// exp2 below this adds nothing that a float sum beside a term >= 2^-kMaxLead could hold; no Vec's exp2 goes lower. -inf
+// lands here too: invert() guards against drawing it.
+constexpr float kLowest = -123.0f;
 
-// A page ahead: hardware prefetchers stop at page boundaries, which a row of logits crosses every half microsecond
-// (bench/notes/avx2-exp2.md). Past the end of the data a prefetch does nothing.
-constexpr uintptr_t kAhead = 4096;
+// A page ahead: hardware prefetchers stop at page boundaries, which a row of 16-bit logits crosses every half
+// microsecond (bench/notes/avx2-exp2.md). Not for fp32, where the memory is busy anyway and prefetches cost 5 to 15 %
+// (bench/notes/avx512.md). Past the end of the data a prefetch does nothing.
+template <class T>
+constexpr uintptr_t kAhead = sizeof(T) < sizeof(float) ? 4096 : 0;
 
 template <class T>
 T negative_infinity();
@@ -42,15 +45,18 @@ inline __attribute__((always_inline)) void for_each_block_until(const T* z, int6
   Vec block[4];
   int64_t i = 0;
   for (; i + kBlock <= n; i += kBlock) {
-    for (uintptr_t line = 0; line < kBlock * sizeof(T); line += 64) {
-      __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(z + i) + kAhead + line));
+    for (uintptr_t line = 0; kAhead<T> > 0 && line < kBlock * sizeof(T); line += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(z + i) + kAhead<T> + line));
     }
     Vec::load(z + i, block);
     if (body(block, i)) return;
   }
   if (i < n) {
     T tail[kBlock];
-    for (int j = 0; j < kBlock; ++j) tail[j] = i + j < n ? z[i + j] : negative_infinity<T>();
+    for (T& each : tail) each = negative_infinity<T>();
+    int64_t j = 0;  // chunks are cut at multiples of 16
+    for (; i + j + 16 <= n; j += 16) memcpy(tail + j, z + i + j, 16 * sizeof(T));
+    for (; i + j < n; ++j) tail[j] = z[i + j];
     Vec::load(tail, block);
     body(block, i);
   }
@@ -64,21 +70,32 @@ inline __attribute__((always_inline)) void for_each_block(const T* z, int64_t n,
   });
 }
 
-// Lanes in a fixed order, in double: part of what makes sums repeat bit for bit.
+// x[0] op ... op x[n - 1] in one fixed order: part of what makes sums repeat bit for bit. By halves, because a chunk
+// waits for it.
+template <int n, class T, class Op>
+inline __attribute__((always_inline)) T fold(T* x, Op op) {
+  if constexpr (n > 1) {
+    for (int i = 0; i < n / 2; ++i) x[i] = op(x[i], x[i + n / 2]);
+    return fold<n / 2>(x, op);
+  }
+  return x[0];
+}
+
+// Lanes in double.
 template <int kVecs>
-double lane_sum(const Vec (&acc)[kVecs]) {
-  float lanes[kVecs * Vec::kWidth];
+inline double lane_sum(const Vec (&acc)[kVecs]) {
+  constexpr int kLanes = kVecs * Vec::kWidth;
+  float lanes[kLanes];
   for (int i = 0; i < kVecs; ++i) acc[i].store(lanes + i * Vec::kWidth);
-  double sum = 0;
-  for (float lane : lanes) sum += lane;
-  return sum;
+  double sum[kLanes];
+  for (int i = 0; i < kLanes; ++i) sum[i] = lanes[i];
+  return fold<kLanes>(sum, [](double a, double b) { return a + b; });
 }
 
 inline float lane_max(const Vec (&top)[2]) {
-  float lanes[2 * Vec::kWidth], max = -dlm::kInfinity;
-  for (int i = 0; i < 2; ++i) top[i].store(lanes + i * Vec::kWidth);
-  for (float lane : lanes) max = dlm::max_of(max, lane);
-  return max;
+  float lanes[Vec::kWidth];
+  Vec::max(top[0], top[1]).store(lanes);
+  return fold<Vec::kWidth>(lanes, [](float a, float b) { return dlm::max_of(a, b); });
 }
 
 template <class T, int kFlags>
@@ -91,17 +108,21 @@ void accumulate(const void* data, int64_t n, const LawScales& law, RunStats* out
   Vec mass[2] = {zero, zero}, tilt[2] = {zero, zero}, draw[2] = {zero, zero};
   Vec top[2] = {Vec::set(-dlm::kInfinity), Vec::set(-dlm::kInfinity)};
   for_each_block(z, n, [&](const Vec* block) __attribute__((always_inline)) {
-    for (int i = 0; i < 4; ++i) {
-      top[i % 2] = Vec::max(block[i], top[i % 2]);
-      const Vec d = block[i] - ref;
-      const Vec low = Vec::max(lowest, d);  // NaN stays: it is the second operand
+    for (int j = 0; j < 4; j += kStep) {
+      Vec d[kStep], fraction[kStep], power[kStep];
+      for (int i = 0; i < kStep; ++i) top[(j + i) % 2] = Vec::max(block[j + i], top[(j + i) % 2]);
+      // NaN stays: it is the second operand.
+      for (int i = 0; i < kStep; ++i) d[i] = Vec::max(lowest, block[j + i] - ref);
       // The same operation with and without tilt: asking for entropy must not move a confidence by an ulp.
-      mass[i % 2] = Vec::add_exp2(low, scale, mass[i % 2]);
+      Vec::exp2(d, scale, fraction, power);
+      for (int i = 0; i < kStep; ++i) mass[(j + i) % 2] = Vec::fma(fraction[i], power[i], mass[(j + i) % 2]);
       if constexpr ((kFlags & dlm::cpu::kTilt) != 0) {
-        tilt[i % 2] = Vec::fma(Vec::add_exp2(low, scale, zero), low, tilt[i % 2]);
+        for (int i = 0; i < kStep; ++i) tilt[(j + i) % 2] = Vec::fma(fraction[i] * power[i], d[i], tilt[(j + i) % 2]);
       }
       if constexpr ((kFlags & dlm::cpu::kTwoLaws) != 0) {
-        draw[i % 2] = Vec::add_exp2(Vec::max(draw_lowest, d), draw_scale, draw[i % 2]);
+        for (int i = 0; i < kStep; ++i) d[i] = Vec::max(draw_lowest, block[j + i] - ref);
+        Vec::exp2(d, draw_scale, fraction, power);
+        for (int i = 0; i < kStep; ++i) draw[(j + i) % 2] = Vec::fma(fraction[i], power[i], draw[(j + i) % 2]);
       }
     }
   });
@@ -140,13 +161,14 @@ int64_t find(const void* data, int64_t n, float value) {
 // A block holding no more than this has no token to draw: what is left there are clamped -inf.
 constexpr double kNoMass = 0x1p-90;
 
-// exp2((z - ref) * draw_scale) of one block of floats, in index order.
-inline void draw_terms(const float* z, const LawScales& law, float out[kBlock]) {
-  const Vec ref = Vec::set(law.ref), scale = Vec::set(law.draw_scale), lowest = Vec::set(kLowest / law.draw_scale);
-  Vec block[4];
-  Vec::load(z, block);
-  for (int i = 0; i < 4; ++i) {
-    Vec::add_exp2(Vec::max(lowest, block[i] - ref), scale, Vec::set(0)).store(out + i * Vec::kWidth);
+// exp2((z - ref) * draw_scale) of one block.
+inline __attribute__((always_inline)) void draw_terms(const Vec block[4], const LawScales& law, Vec term[4]) {
+  const Vec ref = Vec::set(law.ref), lowest = Vec::set(kLowest / law.draw_scale);
+  for (int j = 0; j < 4; j += kStep) {
+    Vec d[kStep], fraction[kStep], power[kStep];
+    for (int i = 0; i < kStep; ++i) d[i] = Vec::max(lowest, block[j + i] - ref);
+    Vec::exp2(d, Vec::set(law.draw_scale), fraction, power);
+    for (int i = 0; i < kStep; ++i) term[j + i] = fraction[i] * power[i];
   }
 }
 
@@ -155,7 +177,10 @@ template <class T>
 int64_t walk_block(const T* z, int64_t n, const LawScales& law, double left) {
   float logit[kBlock], term[kBlock];
   for (int64_t j = 0; j < kBlock; ++j) logit[j] = j < n ? dlm::to_float(z[j]) : -dlm::kInfinity;
-  draw_terms(logit, law, term);
+  Vec block[4], terms[4];
+  Vec::load(logit, block);
+  draw_terms(block, law, terms);
+  for (int i = 0; i < 4; ++i) terms[i].store(term + i * Vec::kWidth);
   int64_t last = -1;
   for (int64_t j = 0; j < n; ++j) {
     if (!(term[j] > kNoMass)) continue;
@@ -169,12 +194,11 @@ int64_t walk_block(const T* z, int64_t n, const LawScales& law, double left) {
 template <class T>
 int64_t invert(const void* data, int64_t n, const LawScales& law, double* target, int64_t* last) {
   const T* z = static_cast<const T*>(data);
-  const Vec ref = Vec::set(law.ref), scale = Vec::set(law.draw_scale), lowest = Vec::set(kLowest / law.draw_scale);
   double left = *target;
   int64_t hit = -1, live = -1;
   for_each_block_until(z, n, [&](const Vec* block, int64_t i) {
     Vec term[4];
-    for (int k = 0; k < 4; ++k) term[k] = Vec::add_exp2(Vec::max(lowest, block[k] - ref), scale, Vec::set(0));
+    draw_terms(block, law, term);
     const double sum = lane_sum(term);
     if (!(sum > kNoMass)) return false;
     live = i;

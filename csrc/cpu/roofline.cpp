@@ -6,17 +6,24 @@
 #include "kernels.h"
 
 DLM_API double dlm_cpu_read_stream(const void* data, int64_t bytes) {
-  // Eight independent 64-bit sums: the adds never bound it, and the result keeps the loads alive.
+  // Four independent vectors, named: as an array they went through the stack, at 8 bytes per cycle. The result keeps
+  // the loads alive.
+  typedef uint64_t Pair __attribute__((vector_size(16)));
   const char* at = static_cast<const char*>(data);
-  uint64_t sum[8] = {0};
+  const auto load = [](const char* from) {
+    Pair p;
+    memcpy(&p, from, sizeof p);
+    return p;
+  };
+  Pair a = {0, 0}, b = a, c = a, d = a;
   for (int64_t i = 0; i + 64 <= bytes; i += 64) {
-    uint64_t word[8];
-    memcpy(word, at + i, sizeof word);
-    for (int j = 0; j < 8; ++j) sum[j] += word[j];
+    a += load(at + i);
+    b += load(at + i + 16);
+    c += load(at + i + 32);
+    d += load(at + i + 48);
   }
-  uint64_t total = 0;
-  for (uint64_t s : sum) total += s;
-  return static_cast<double>(total & 0xffffffff);
+  a += b + c + d;
+  return static_cast<double>((a[0] + a[1]) & 0xffffffff);
 }
 
 DLM_API double dlm_cpu_exp_peak(int32_t dtype, int64_t n, int64_t repeats) {

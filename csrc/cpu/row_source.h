@@ -27,15 +27,13 @@ inline float logit_at(const RowSource& s, int64_t i) {
 }
 
 // Calls body(data, dtype, n, index of the first) over [begin, end) in index order until it returns true.
-// `also_excluded` counts as -inf as well (-1: nothing).
 template <class Body>
-inline void for_each_run(const RowSource& s, int64_t begin, int64_t end, int64_t also_excluded, Body body) {
+inline void for_each_run(const RowSource& s, int64_t begin, int64_t end, Body body) {
   const int64_t* id = std::lower_bound(s.excluded, s.excluded + s.num_excluded, begin);
   const int64_t* const last_id = s.excluded + s.num_excluded;
   float tile[kTile];
   for (int64_t i = begin; i < end;) {
-    int64_t hole = id != last_id && *id < end ? *id : end;
-    if (also_excluded >= i && also_excluded < hole) hole = also_excluded;
+    const int64_t hole = id != last_id && *id < end ? *id : end;
     const int64_t direct_end = s.uncond != nullptr ? i : hole == end ? end : begin + (hole - begin) / kTile * kTile;
     if (direct_end > i) {
       const char* data = static_cast<const char*>(s.cond) + i * dtype_size(s.dtype);
@@ -49,7 +47,6 @@ inline void for_each_run(const RowSource& s, int64_t begin, int64_t end, int64_t
       for (int64_t j = 0; j < n; ++j) tile[j] = combine(tile[j], load_float(s.uncond, s.dtype, i + j), s.cfg_weight);
     }
     for (; id != last_id && *id < i + n; ++id) tile[*id - i] = -kInfinity;
-    if (also_excluded >= i && also_excluded < i + n) tile[also_excluded - i] = -kInfinity;
     if (body(tile, kFloat32, n, i)) return;
     i += n;
   }

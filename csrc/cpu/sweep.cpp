@@ -25,22 +25,27 @@ LawScales scales_of(const RowLaw& law, float ref) {
 
 float maximum(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end) {
   float max = -kInfinity;
-  for_each_run(source, begin, end, -1, [&](const void* data, int32_t dtype, int64_t n, int64_t) {
+  for_each_run(source, begin, end, [&](const void* data, int32_t dtype, int64_t n, int64_t) {
     max = max_of(max, k.dtype[dtype].maximum(data, n));
     return false;
   });
   return max;
 }
 
-RunStats accumulate(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, int64_t without,
-                    const RowLaw& law, const LawScales& scales) {
-  const bool two_laws = law.draw_beta > 0 && law.draw_beta != law.beta;
-  const int flags = (law.tilt ? kTilt : 0) | (two_laws && without < 0 ? kTwoLaws : 0);
-  RunStats run;
-  for_each_run(source, begin, end, without, [&](const void* data, int32_t dtype, int64_t n, int64_t) {
-    k.dtype[dtype].accumulate[flags](data, n, scales, &run);
+// Adds [begin, end) to *run.
+void accumulate(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, int flags,
+                const LawScales& scales, RunStats* run) {
+  for_each_run(source, begin, end, [&](const void* data, int32_t dtype, int64_t n, int64_t) {
+    k.dtype[dtype].accumulate[flags](data, n, scales, run);
     return false;
   });
+}
+
+RunStats accumulate_chunk(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, const RowLaw& law,
+                          const LawScales& scales) {
+  const bool two_laws = law.draw_beta > 0 && law.draw_beta != law.beta;
+  RunStats run;
+  accumulate(k, source, begin, end, (law.tilt ? kTilt : 0) | (two_laws ? kTwoLaws : 0), scales, &run);
   if (!two_laws) run.draw_mass = run.mass;
   return run;
 }
@@ -57,10 +62,10 @@ ChunkStats sweep_chunk(const KernelTable& k, const RowSource& source, int64_t be
   }
   if (ref == -kInfinity) ref = 0;  // only -inf, or NaN, which the sums below find
   LawScales scales = scales_of(law, ref);
-  RunStats run = accumulate(k, source, begin, end, -1, law, scales);
+  RunStats run = accumulate_chunk(k, source, begin, end, law, scales);
   if ((run.max - ref) * max_of(scales.scale, scales.draw_scale) > kMaxLead && run.max < kInfinity) {
     scales = scales_of(law, run.max);
-    run = accumulate(k, source, begin, end, -1, law, scales);
+    run = accumulate_chunk(k, source, begin, end, law, scales);
   }
   out.max = run.max;
   if (run.mass != run.mass) {
@@ -92,12 +97,16 @@ bool finish_row(const KernelTable& k, const RowSource& source, int64_t vocab, co
   const int64_t begin = winner * size, end = min_of(vocab, begin + size);
   RowStats stats;
   stats.max = max;
-  for_each_run(source, begin, end, -1, [&](const void* data, int32_t dtype, int64_t count, int64_t at) {
+  for_each_run(source, begin, end, [&](const void* data, int32_t dtype, int64_t count, int64_t at) {
     const int64_t hit = k.dtype[dtype].find(data, count, max);
     stats.argmax = hit < 0 ? -1 : at + hit;
     return hit >= 0;
   });
-  const RunStats rest = accumulate(k, source, begin, end, stats.argmax, law, scales_of(law, max));
+  RunStats rest;
+  const LawScales scales = scales_of(law, max);
+  const int flags = law.tilt ? kTilt : 0;
+  accumulate(k, source, begin, stats.argmax, flags, scales, &rest);
+  accumulate(k, source, stats.argmax + 1, end, flags, scales, &rest);
   stats.second = rest.max;
   stats.rest = rest.mass > kNothing ? rest.mass : 0;
   stats.tilt = law.tilt && stats.rest > 0 ? rest.tilt * kLn2 : 0;
@@ -117,7 +126,7 @@ int64_t draw_token(const KernelTable& k, const RowSource& source, int64_t vocab,
   const LawScales scales = scales_of(law, chunks[pick.chunk].max);
   double target = pick.target;
   int64_t token = -1;
-  for_each_run(source, begin, end, -1, [&](const void* data, int32_t dtype, int64_t n, int64_t at) {
+  for_each_run(source, begin, end, [&](const void* data, int32_t dtype, int64_t n, int64_t at) {
     int64_t last = -1;
     const int64_t hit = k.dtype[dtype].invert(data, n, scales, &target, &last);
     if (last >= 0) token = at + last;  // also the answer where rounding puts the target past the end

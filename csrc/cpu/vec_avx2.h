@@ -9,33 +9,37 @@ namespace {
 
 struct Vec {
   static constexpr int kWidth = 8;
+  static constexpr int kStep = 1;  // Vecs per exp2(): more than one would spill
   __m256 v;
 
   static Vec set(float s) { return {_mm256_set1_ps(s)}; }
-  friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
   friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+  friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
   static Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
   // b when either is NaN: the instruction's own rule, kept by the other Vecs.
   static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
   static bool any_equal(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)) != 0; }
   void store(float* out) const { _mm256_storeu_ps(out, v); }
 
-  // sum + exp2(d * scale), d * scale in [-126, 127] or NaN. With d * scale = n + k / 8 + f, |f| <= 1/16: adding
-  // 1.5 * 2^20 rounds to eighths and leaves 8 n + k in the low mantissa bits (127 more biases n), so that one permute
-  // looks up 2^(k / 8), one shift makes 2^n, and a cubic is left for f: 8.5e-8 relative. The loop is bound by issue
-  // slots; degree 5 without the table takes two more of them on the ports FMA needs (bench/notes/avx2-exp2.md).
-  static Vec add_exp2(Vec d, Vec scale, Vec sum) {
+  // exp2(d * scale) of kStep Vecs as fraction * power, d * scale in [-126, 127] or NaN. With d * scale = n + k / 8 + f,
+  // |f| <= 1/16: adding 1.5 * 2^20 rounds to eighths and leaves 8 n + k in the low mantissa bits (127 more biases n),
+  // so that one permute looks up 2^(k / 8), one shift makes 2^n, and a cubic is left for f: 8.5e-8 relative. The loop
+  // is bound by issue slots; degree 5 without the table takes two more of them on the ports FMA needs
+  // (bench/notes/avx2-exp2.md).
+  static void exp2(const Vec d[kStep], Vec scale, Vec fraction[kStep], Vec power[kStep]) {
     // Mantissa of 2^(k / 8), minus the k that the shift leaves at bit 20.
     const __m256i eighths = _mm256_setr_epi32(0, -0x46a3e, -0x7c810, -0xa0129, -0xafb0d, -0xa98d6, -0x8bb03, -0x53f39);
     const Vec magic = set(1572864.0f + 127.0f);
-    const Vec t = fma(d, scale, magic);
-    const __m256i bits = _mm256_castps_si256(t.v);
-    const __m256i power = _mm256_add_epi32(_mm256_slli_epi32(bits, 20), _mm256_permutevar8x32_epi32(eighths, bits));
-    const Vec f = {_mm256_fmsub_ps(d.v, scale.v, (t - magic).v)};
-    Vec p = fma(set(5.549622327e-2f), f, set(2.402576357e-1f));
-    p = fma(p, f, set(6.931472421e-1f));
-    p = fma(p, f, set(1.0f));
-    return fma(p, {_mm256_castsi256_ps(power)}, sum);
+    for (int i = 0; i < kStep; ++i) {
+      const Vec t = fma(d[i], scale, magic);
+      const __m256i bits = _mm256_castps_si256(t.v);
+      const Vec f = {_mm256_fmsub_ps(d[i].v, scale.v, (t - magic).v)};
+      Vec p = fma(set(5.549622327e-2f), f, set(2.402576357e-1f));
+      p = fma(p, f, set(6.931472421e-1f));
+      fraction[i] = fma(p, f, set(1.0f));
+      power[i].v = _mm256_castsi256_ps(
+          _mm256_add_epi32(_mm256_slli_epi32(bits, 20), _mm256_permutevar8x32_epi32(eighths, bits)));
+    }
   }
 
   // A block of 4 * kWidth logits: floats in index order, 16-bit ones in any order that serves sums.

@@ -31,9 +31,6 @@ inline __m512 lanes512(F f) {
 inline __m512 _mm512_set1_ps(float s) {
   return lanes512([&](int) { return s; });
 }
-inline __m512 _mm512_add_ps(__m512 a, __m512 b) {
-  return lanes512([&](int i) { return a.lane[i] + b.lane[i]; });
-}
 inline __m512 _mm512_sub_ps(__m512 a, __m512 b) {
   return lanes512([&](int i) { return a.lane[i] - b.lane[i]; });
 }
@@ -48,15 +45,6 @@ inline __m512 _mm512_fmsub_ps(__m512 a, __m512 b, __m512 c) {
 }
 inline __m512 _mm512_max_ps(__m512 a, __m512 b) {  // b when either is NaN
   return lanes512([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
-}
-inline __m512 _mm512_roundscale_ps(__m512 a, int) {  // imm8 = 0: to nearest even integer
-  return lanes512([&](int i) { return std::nearbyint(a.lane[i]); });
-}
-inline __m512 _mm512_scalef_ps(__m512 a, __m512 b) {  // a * 2^floor(b)
-  return lanes512([&](int i) {
-    if (b.lane[i] != b.lane[i]) return b.lane[i];
-    return std::ldexp(a.lane[i], static_cast<int>(std::fmax(-400.0f, std::fmin(400.0f, std::floor(b.lane[i])))));
-  });
 }
 inline __mmask16 _mm512_cmp_ps_mask(__m512 a, __m512 b, int) {
   unsigned mask = 0;
@@ -88,12 +76,25 @@ inline __m512i _mm512_slli_epi32(__m512i a, unsigned n) {
   for (uint32_t& lane : a.lane) lane <<= n;
   return a;
 }
+inline __m512i _mm512_add_epi32(__m512i a, __m512i b) {
+  for (int i = 0; i < 16; ++i) a.lane[i] += b.lane[i];
+  return a;
+}
+inline __m512i _mm512_permutex2var_epi32(__m512i a, __m512i index, __m512i b) {
+  for (uint32_t& lane : index.lane) lane = ((lane & 16) == 0 ? a : b).lane[lane & 15];
+  return index;
+}
 inline __m512i _mm512_and_si512(__m512i a, __m512i b) {
   for (int i = 0; i < 16; ++i) a.lane[i] &= b.lane[i];
   return a;
 }
 inline __m512 _mm512_castsi512_ps(__m512i a) {
   __m512 out;
+  memcpy(&out, &a, sizeof out);
+  return out;
+}
+inline __m512i _mm512_castps_si512(__m512 a) {
+  __m512i out;
   memcpy(&out, &a, sizeof out);
   return out;
 }

@@ -26,20 +26,24 @@ def library(kind):
     return build.library(kind, KERNELS, FOLDER)
 
 
-@functools.cache
-def _bridge():
+def compile_bridge():
+    """Path of the library that registers the ops and forwards them."""
     home = Path(torch.__file__).parent
     flags = [
         *("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
         *("-isystem", str(home / "include"), "-isystem", sysconfig.get_paths()["include"]),
     ]
-    target = build.shared_object(
+    return build.shared_object(
         HERE / "torch_ops.cpp", flags, ["-L", str(home / "lib"), "-ltorch", "-ltorch_cpu", "-lc10", "-ldl"], FOLDER
     )
+
+
+@functools.cache
+def _bridge():
     definitions = torch.library.Library("dlm_simt", "DEF")
     for name, schema in SCHEMAS.items():
         definitions.define(name + schema)
-    native = ctypes.CDLL(str(target))
+    native = ctypes.CDLL(str(compile_bridge()))
     native.dlm_simt_use.restype = ctypes.c_char_p
     native.dlm_simt_use.argtypes = [ctypes.c_char_p]
     return native, definitions

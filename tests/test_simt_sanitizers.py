@@ -1,0 +1,48 @@
+"""The property tests once more over the CUDA sources: under AddressSanitizer and UBSan, and for line coverage. Both need a
+process of their own."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = ["test_denoise_step.py", "test_row_stats.py", "test_draw.py", "test_commit.py"]
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None or platform.machine() != "x86_64", reason="needs g++ on x86-64"
+)
+
+
+def run_tests(backend, *arguments, **environment):
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", backend, *arguments]
+    env = {**os.environ, "DLM_KERNELS_TEST_BACKENDS": backend, **environment}
+    files = [str(ROOT / "tests" / name) for name in FILES]
+    return subprocess.run([*command, *files], env=env, cwd=ROOT, capture_output=True, text=True, timeout=900)
+
+
+def test_address_and_undefined_behaviour_sanitizers(tmp_path):
+    from simt import bridge
+
+    bridge.library("asan")  # compiled here: the compiler must not run with ASan preloaded
+    bridge.compile_bridge()
+    done = run_tests("simt_asan", "--hypothesis-profile=brief", **bridge.build.asan_environment(tmp_path))
+    reports = "\n".join(path.read_text() for path in tmp_path.iterdir())
+    assert done.returncode == 0 and not reports, f"{reports}\n{done.stdout}\n{done.stderr}"
+    assert " passed" in done.stdout
+
+
+def test_line_coverage_of_the_kernels():
+    from simt import bridge, coverage
+
+    coverage.reset(bridge.FOLDER)
+    done = run_tests("simt_coverage", "--hypothesis-profile=brief")
+    assert done.returncode == 0, done.stdout
+    lines = coverage.lines(bridge.FOLDER, ROOT / "csrc" / "cuda")
+    table = coverage.table(lines)
+    (bridge.FOLDER / "coverage.txt").write_text(table)
+    times = [count for counts in lines.values() for count in counts.values()]
+    assert len(times) > 400 and sum(map(bool, times)) >= 0.97 * len(times), table
