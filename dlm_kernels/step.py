@@ -12,6 +12,7 @@ import torch
 
 from . import _ops
 from .arguments import integer, number, require, require_type, tensor
+from .constants import constant
 from .reference.geometry import candidate_rows, dense_rows, packed_rows
 from .results import Draw, RowStats, StepResult, UnmaskResult
 from .rules import Rule
@@ -44,7 +45,7 @@ def _per_request(argument, value, dtype, device):
     if isinstance(value, torch.Tensor):
         return value.reshape(1) if value.dim() == 0 else value
     convert = number if dtype.is_floating_point else integer
-    return torch.full((1,), convert(argument, value), dtype=dtype, device=device)
+    return constant([convert(argument, value)], dtype, device)
 
 
 def _quota(argument, value, device):
@@ -62,7 +63,7 @@ def _ids(argument, value, device):
     if value is None or isinstance(value, torch.Tensor):
         return value
     ids = [value] if isinstance(value, int) else list(value)
-    return torch.tensor([integer(argument, i) for i in ids], dtype=torch.int64, device=device)
+    return constant([integer(argument, i) for i in ids], torch.int64, device)
 
 
 def _noise(seed, step, generator, batch_size, device):

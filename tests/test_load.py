@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import dlm_kernels
 from dlm_kernels import _load, reference
@@ -138,6 +139,20 @@ def test_backends_that_are_not_there(run_python, name, text):
         pytest.skip("this build has the CUDA backend")
     done = run_python(STEP, check=False, DLM_KERNELS_BACKEND=name)
     assert done.returncode != 0 and text in done.stderr.splitlines()[-1]
+
+
+@native
+def test_info_says_why_cuda_tensors_run_the_reference(run_python):
+    code = "from dlm_kernels import _load; print(_load.why_not_cuda())"
+    built = _load.build_info()
+    if "cuda" not in built["backends"]:
+        want = ["no CUDA backend", "built for: cpu"]
+    elif not torch.cuda.is_available():
+        want = ["built for CUDA", built["cuda"]["toolkit"], "here is torch", torch.__version__]
+    else:
+        want = ["None"]
+    assert all(text in run_python(code).stdout for text in want)
+    assert run_python(code, DLM_KERNELS_BACKEND="cpu").stdout.strip() == "DLM_KERNELS_BACKEND is cpu"
 
 
 @native

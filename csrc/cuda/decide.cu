@@ -14,12 +14,12 @@ __device__ Ranked* sort_space(const SortSpace& space, const Geometry& g, int64_t
   return space.global + (g.packed ? 2 * count_rows(g, 0, b) : b * space.capacity);
 }
 
-__global__ void __launch_bounds__(kDecideThreads)
+__global__ void __launch_bounds__(kDecideThreads, 1)
     decide_kernel(const __grid_constant__ RowsJob job, const SortSpace space) {
   decide_rows(job, blockIdx.x, sort_space(space, job.resolved.geometry, blockIdx.x));
 }
 
-__global__ void __launch_bounds__(kDecideThreads)
+__global__ void __launch_bounds__(kDecideThreads, 1)
     unmask_kernel(const __grid_constant__ UnmaskArgs a, const __grid_constant__ Resolved r, const SortSpace space) {
   const Geometry& g = r.geometry;
   const int64_t b = blockIdx.x;
