@@ -11,16 +11,22 @@ _made = {}
 def constant(values, dtype, device):
     """``values``, a list of Python numbers, as a 1-d tensor that nobody writes to."""
     if torch.compiler.is_compiling() or not all(type(v) in (int, float) for v in values):
-        return torch.tensor(values, dtype=dtype, device=device)
+        return _make(values, dtype, device)
     key = (*values, dtype, device)
     found = _made.get(key)
     if found is None:
-        found = torch.tensor(values, dtype=dtype, device=device)
+        found = _make(values, dtype, device)
         if _outlives_this_call(found):
             if len(_made) >= _LIMIT:
                 _made.clear()
             _made[key] = found
     return found
+
+
+def _make(values, dtype, device):
+    """By fills: a copy from the host would wait for the device, and could not be captured in a CUDA graph."""
+    parts = [torch.full((1,), value, dtype=dtype, device=device) for value in values]
+    return parts[0] if len(parts) == 1 else torch.cat([torch.empty(0, dtype=dtype, device=device), *parts])
 
 
 def _outlives_this_call(made):
