@@ -61,6 +61,17 @@ def test_real_vocabulary(backend, rule, dtype, temperature):
     check_step(ops, case.but(guidance=1.0, strided=True, confidence="margin", confidence_from="sampled"))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["normal", "holes", "large"])
+def test_long_chunks(backend, dtype, kind):
+    """A vocabulary whose chunks no block takes in one turn, under a draw law of its own."""
+    case = StepCase(
+        seed=2, batch=1, length=3, width=3, vocab=140_001, dtype=dtype, kind=kind, temperature="high", open_share=1.0
+    )
+    check_step(ops, case.but(confidence="neg_entropy"))
+    check_step(ops, case.but(temperature="low", suppress=50))
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(
     "shape",

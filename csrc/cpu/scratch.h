@@ -3,6 +3,7 @@
 
 #include <atomic>
 
+#include "../core/carve.h"
 #include "../core/chunk.h"
 #include "../core/decide.h"
 #include "../core/row_stats.h"
@@ -28,25 +29,19 @@ struct Scratch {
 
 inline Scratch cut_scratch(void* base, int64_t rows, int64_t batch, int64_t num_suppress, int32_t threads) {
   const int64_t split = min_of(rows, kRowsPerWorker * threads);
-  char* const begin = static_cast<char*>(base);
-  int64_t at = 0;
-  const auto take = [&](auto*& array, int64_t n) {
-    using T = std::remove_reference_t<decltype(*array)>;
-    array = reinterpret_cast<T*>(begin + at);
-    at += (n * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
-  };
+  Carver carver(base, 64);
   Scratch s;
-  take(s.offset, batch + 1);
-  take(s.candidate, rows);
-  take(s.ranked, rows);
-  take(s.value, rows);
-  take(s.entropy, rows);
-  take(s.key, rows);
-  take(s.good, rows);
-  take(s.excluded, num_suppress);
-  take(s.slot, split * kMaxChunks);
-  take(s.arrived, split);
-  s.bytes = at;
+  carver.take(s.offset, batch + 1);
+  carver.take(s.candidate, rows);
+  carver.take(s.ranked, rows);
+  carver.take(s.value, rows);
+  carver.take(s.entropy, rows);
+  carver.take(s.key, rows);
+  carver.take(s.good, rows);
+  carver.take(s.excluded, num_suppress);
+  carver.take(s.slot, split * kMaxChunks);
+  carver.take(s.arrived, split);
+  s.bytes = carver.bytes();
   return s;
 }
 

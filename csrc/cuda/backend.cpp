@@ -1,5 +1,7 @@
 #include "backend.h"
 
+#include "../core/carve.h"
+
 namespace dlm::cuda {
 namespace {
 
@@ -23,21 +25,15 @@ struct Scratch {
 };
 
 Scratch cut_scratch(void* base, int64_t rows) {
-  char* const begin = static_cast<char*>(base);
-  int64_t at = 0;
-  const auto take = [&](auto*& array, int64_t n) {
-    using T = std::remove_reference_t<decltype(*array)>;
-    array = reinterpret_cast<T*>(begin + at);
-    at += (n * static_cast<int64_t>(sizeof(T)) + 255) / 256 * 256;
-  };
+  Carver carver(base, 256);
   Scratch s;
-  take(s.parts, rows * kThreads);
-  take(s.records.value, rows);
-  take(s.records.key, rows);
-  take(s.records.entropy, rows);
-  take(s.records.state, rows);
-  take(s.ranked, rows > kSharedRows / 2 ? 2 * rows : 0);
-  s.bytes = at;
+  carver.take(s.parts, rows * kThreads);
+  carver.take(s.records.value, rows);
+  carver.take(s.records.key, rows);
+  carver.take(s.records.entropy, rows);
+  carver.take(s.records.state, rows);
+  carver.take(s.ranked, rows > kSharedRows / 2 ? 2 * rows : 0);
+  s.bytes = carver.bytes();
   return s;
 }
 
