@@ -60,6 +60,8 @@ def cuda_compiler():
     if wanted not in ("auto", "cpu", "cuda"):
         sys.exit(f"DLM_KERNELS_BUILD: must be auto, cpu or cuda, got {wanted}")
     if os.environ.get("FORCE_CUDA", "0") == "1":
+        if wanted == "cpu":
+            sys.exit("FORCE_CUDA: must not be 1 where DLM_KERNELS_BUILD is cpu")
         wanted = "cuda"
     if wanted == "cpu":
         return None
@@ -78,6 +80,8 @@ def architectures():
     for name in names:
         if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
             sys.exit(f"TORCH_CUDA_ARCH_LIST: must be versions like 8.0;9.0+PTX, got {name}")
+        if int(name.split(".")[0]) < 8:
+            sys.exit(f"TORCH_CUDA_ARCH_LIST: must be at least 8.0 (Ampere), got {name}")
     return ";".join(name.replace(".", "", 1) for name in names) or None
 
 
@@ -92,7 +96,9 @@ def tool(name):
 def pybind11_location():
     """Where CMake finds pybind11; without it only -DDLM_BUILD_PYBIND=OFF builds."""
     if importlib.util.find_spec("pybind11") is None:
-        return []
+        if "DLM_BUILD_PYBIND=OFF" in os.environ.get("CMAKE_ARGS", ""):
+            return []
+        sys.exit("dlm_kernels needs pybind11 to build: pip install pybind11 (or CMAKE_ARGS=-DDLM_BUILD_PYBIND=OFF)")
     import pybind11
 
     return [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
@@ -100,7 +106,8 @@ def pybind11_location():
 
 class BuildWithCMake(build_ext):
     def run(self):
-        compiler, sms = cuda_compiler(), architectures()
+        compiler = cuda_compiler()
+        sms = architectures() if compiler else None
         torch_dir, torch_version = torch_location()
         build = Path(self.build_temp).resolve()
         target = Path(self.get_ext_fullpath("dlm_kernels._C")).resolve().parent
@@ -123,7 +130,8 @@ class BuildWithCMake(build_ext):
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]  # fmt: skip
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
-        subprocess.run(configure, check=True)
+        if subprocess.run(configure).returncode != 0:
+            sys.exit("dlm_kernels: CMake could not configure the build; its reason is above")
         self.build(build, jobs)
         subprocess.run([tool("cmake"), "--install", str(build), "--component", "python", "--strip"], check=True)
 

@@ -62,7 +62,7 @@ stage_info() {
     if probe $module; then echo "has $module"; else missing+=" $module"; fi
   done
   for command in g++ cmake ninja ptxas compute-sanitizer; do
-    command -v $command || [ -x "${CUDA_HOME:-/none}/bin/$command" ] || missing+=" $command"
+    command -v $command || [ -x "${CUDA_HOME:-/none}/bin/$command" ] || [ -x "$(dirname "$python")/$command" ] || missing+=" $command"
   done
   probe headers || missing+=" Python.h"
   say "  ${gpu:-no GPU} ${arch:+(sm_${arch/./})}; CUDA_HOME=${CUDA_HOME:-none}; missing:${missing:- nothing}"
@@ -274,7 +274,7 @@ else
 fi
 export python work out site CUDA_HOME arch gpu rows mode
 # The package under test, whatever else is installed; no fall-back to its reference; caches that go with bench/out.
-export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 DLM_KERNELS_STRICT=1 DLM_BENCH_COMMIT=$commit
+export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 DLM_KERNELS_STRICT=1 DLM_BENCH_COMMIT=${DLM_BENCH_COMMIT-$commit}
 export TORCHINDUCTOR_CACHE_DIR=$work/inductor TRITON_CACHE_DIR=$work/triton CUDA_MODULE_LOADING=LAZY
 
 exec 3>&1

@@ -38,25 +38,16 @@ DLM_API int32_t dlm_cpu_topk_unmask(const dlm::UnmaskArgs* args, const dlm_execu
                                     dlm_error* error);
 
 // CUDA: the same arguments with pointers of one device, which is current. Work is enqueued on `stream` (a cudaStream_t)
-// and nothing waits for it. The workspace serves one stream at a time: dlm_cuda_num_counters uint32, zeroed once before
-// their first use and 0 again after every call, and dlm_cuda_scratch_bytes of anything, 256-byte aligned. Values of
-// arrays are not checked, since that would take a host sync; any value is survived. Only in a library built with CUDA.
-struct dlm_cuda_workspace {
-  uint32_t* counters;
-  void* scratch;
-};
-DLM_API int64_t dlm_cuda_num_counters(int64_t rows, int64_t batch);
-DLM_API int64_t dlm_cuda_scratch_bytes(int64_t rows);
-DLM_API int32_t dlm_cuda_row_stats(const dlm::RowStatsArgs* args, const dlm_cuda_workspace* workspace, void* stream,
-                                   dlm_error* error);
-DLM_API int32_t dlm_cuda_draw_tokens(const dlm::DrawArgs* args, const dlm_cuda_workspace* workspace, void* stream,
-                                     dlm_error* error);
-DLM_API int32_t dlm_cuda_denoise_step(const dlm::StepArgs* args, const dlm_cuda_workspace* workspace, void* stream,
-                                      dlm_error* error);
-DLM_API int32_t dlm_cuda_topk_unmask(const dlm::UnmaskArgs* args, const dlm_cuda_workspace* workspace, void* stream,
-                                     dlm_error* error);
-// Which capture into a CUDA graph the stream is part of, 0 if none.
-DLM_API uint64_t dlm_cuda_capture_id(void* stream);
+// and nothing waits for it. `scratch` is dlm_cuda_scratch_bytes of anything, 256-byte aligned, until that work is done;
+// calls on one stream may share it. Values of arrays are not checked, since that would take a host sync; any value is
+// survived, but they, x included, must not change while the work runs. Only in a library built with CUDA.
+DLM_API int64_t dlm_cuda_scratch_bytes(int64_t rows, int64_t vocab);  // vocab 0: topk_unmask
+DLM_API int32_t dlm_cuda_row_stats(const dlm::RowStatsArgs* args, void* scratch, void* stream, dlm_error* error);
+DLM_API int32_t dlm_cuda_draw_tokens(const dlm::DrawArgs* args, void* scratch, void* stream, dlm_error* error);
+DLM_API int32_t dlm_cuda_denoise_step(const dlm::StepArgs* args, void* scratch, void* stream, dlm_error* error);
+DLM_API int32_t dlm_cuda_topk_unmask(const dlm::UnmaskArgs* args, void* scratch, void* stream, dlm_error* error);
+// Whether all arrival counters are back at 0 once the current device is idle, as they always must be. For tests: waits.
+DLM_API int32_t dlm_cuda_counters_at_rest(void);
 // Reads `bytes` once (16-byte aligned, a multiple of 16) and nearly never writes to `sink`: a bench's read bandwidth.
 DLM_API int32_t dlm_cuda_read_stream(const void* data, int64_t bytes, uint32_t* sink, void* stream, dlm_error* error);
 

@@ -4,21 +4,23 @@ one enqueues nothing but its kernel, and copies nothing from the host.
 
 import torch
 
-_LIMIT = 1024  # distinct constants kept; a loop over step numbers makes many
+_LIMIT = 1024  # constants kept: temperatures, quotas, lists of ids
 _made = {}
 
 
-def constant(values, dtype, device):
-    """``values``, a list of Python numbers, as a 1-d tensor that nobody writes to."""
-    if torch.compiler.is_compiling() or not all(type(v) in (int, float) for v in values):
+def constant(values, dtype, device, keep=True):
+    """``values``, a list of Python numbers, as a 1-d tensor that nobody writes to. ``keep=False`` for numbers that are another
+    one next time."""
+    if not keep or torch.compiler.is_compiling() or not all(type(v) in (int, float) for v in values):
         return _make(values, dtype, device)
-    key = (*values, dtype, device)
+    # A stream of its own for each: a fill on one is not ordered before a read on another.
+    stream = torch.cuda.current_stream(device).cuda_stream if _on_live_cuda(device) else None
+    key = (*values, dtype, device, stream)
     found = _made.get(key)
     if found is None:
         found = _make(values, dtype, device)
-        if _outlives_this_call(found):
-            if len(_made) >= _LIMIT:
-                _made.clear()
+        # Never dropped again: a captured CUDA graph may have taken the address.
+        if len(_made) < _LIMIT and _outlives_this_call(found):
             _made[key] = found
     return found
 
@@ -31,5 +33,11 @@ def _make(values, dtype, device):
 
 def _outlives_this_call(made):
     """Not a tracer's stand-in, and not memory of a CUDA graph under capture."""
-    capturing = made.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    return type(made) is torch.Tensor and not capturing
+    if type(made) is not torch.Tensor or torch._is_functional_tensor(made):
+        return False
+    return made.device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
+
+
+def _on_live_cuda(device):
+    """Fake CUDA tensors exist without a driver, and must not wake one."""
+    return device.type == "cuda" and torch.cuda.is_initialized()

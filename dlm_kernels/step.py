@@ -40,12 +40,12 @@ def _optional(argument, value):
     return None if value is None else tensor(argument, value)
 
 
-def _per_request(argument, value, dtype, device):
+def _per_request(argument, value, dtype, device, keep=True):
     """A number for every sequence alike -> [1]; a tensor -> itself, [1] or [B]."""
     if isinstance(value, torch.Tensor):
         return value.reshape(1) if value.dim() == 0 else value
     convert = number if dtype.is_floating_point else integer
-    return constant([convert(argument, value)], dtype, device)
+    return constant([convert(argument, value)], dtype, device, keep)
 
 
 def _quota(argument, value, device):
@@ -72,8 +72,8 @@ def _noise(seed, step, generator, batch_size, device):
         seeds = fresh_seeds(batch_size, device, generator)
     else:
         require(generator is None, "generator", "must not be given together with seed", "both")
-        seeds = _per_request("seed", seed, torch.int64, device)
-    return seeds, _per_request("step", step, torch.int64, device)
+        seeds = _per_request("seed", seed, torch.int64, device, keep=type(seed) is int and seed == 0)
+    return seeds, _per_request("step", step, torch.int64, device, keep=False)
 
 
 def _needs_noise(temperature, confidence):

@@ -119,6 +119,7 @@ def _per_request(argument, tensor, dtype, batch_size, anchor, like):
     _require_device(argument, tensor, anchor, like)
     if batch_size is None:
         _require_dims(argument, tensor, ["B"])
+        _require(tensor.shape[0] >= 1, argument, "must not be empty", _list(tensor.shape))
     else:
         _require_shape(argument, tensor, [1], [batch_size])
 

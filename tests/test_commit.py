@@ -55,7 +55,7 @@ def by_definition(x, tokens, confidence, quota, mask_id, window_start, window_st
     x_dtype=st.sampled_from([torch.int64, torch.int32]),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]),
 )
-def test_topk_unmask(data, seed, size, length, packed, gaps, per_request, freeze, windowed, x_dtype, dtype):
+def test_topk_unmask(backend, data, seed, size, length, packed, gaps, per_request, freeze, windowed, x_dtype, dtype):
     g = torch.Generator().manual_seed(seed)
     mask_id = data.draw(st.sampled_from([5, 126336, -1]))
     x = torch.randint(0, 9, (size, length), generator=g)
@@ -106,6 +106,29 @@ def test_topk_unmask(data, seed, size, length, packed, gaps, per_request, freeze
             assert_equal(name, got[i + 1], counts[:, i])
 
 
+def test_strided_arguments(backend):
+    """Every row of every sequence takes its own token and confidence, gaps or not."""
+    x = torch.full((3, 4), -1)
+    tokens, confidence = torch.arange(12).reshape(3, 4), torch.linspace(0.1, 0.9, 12).reshape(3, 4)
+    tokens, confidence = (torch.stack([t, t + 100], -1)[..., 0] for t in (tokens, confidence))
+    ops.topk_unmask_(x, tokens, confidence, torch.tensor([3]), mask_id=-1)
+    assert_equal("x", x, torch.where(torch.arange(4) > 0, tokens, -1))
+
+
+def test_a_sequence_without_rows_beside_a_long_one(backend):
+    """5008 packed rows of the first of three sequences, too many for shared memory: the others have no space to touch."""
+    g = torch.Generator().manual_seed(0)
+    rows = torch.randperm(5100, generator=g)[:5008]
+    confidence, x = torch.rand(5008, generator=g), torch.full((3, 5100), -1)
+    committed, num_committed, num_open, _ = ops.topk_unmask_(
+        x, torch.arange(5008), confidence, torch.tensor([5]), mask_id=-1, rows=rows
+    )
+    best = confidence.topk(5).indices
+    assert set(committed.nonzero()[:, 0].tolist()) == set(best.tolist())
+    assert_equal("x", x[0, rows[best]], best)
+    assert num_committed.tolist() == [5, 0, 0] and num_open.tolist() == [5003, 0, 0]
+
+
 @pytest.mark.parametrize("length", [4096, 5001])
 def test_long_sequences(backend, length):
     """Thousands of positions with heavy ties: the order is (confidence, lowest position), exactly."""
@@ -122,7 +145,7 @@ def test_long_sequences(backend, length):
 
 
 @pytest.mark.parametrize("x_dtype", [torch.int64, torch.int32])
-def test_only_the_canvas_itself_is_written(x_dtype):
+def test_only_the_canvas_itself_is_written(backend, x_dtype):
     """x is a window of a larger tensor: its surroundings keep their values."""
     whole = torch.full((4, 12), 77, dtype=x_dtype)
     x = whole[1:3, 2:10:2]
@@ -148,7 +171,7 @@ def test_a_drawn_mask_token_stays_open(backend):
     assert x.tolist() == [[5, 5, 5]]
 
 
-def test_mask_ids_beyond_int32_match_nothing_in_int32():
+def test_mask_ids_beyond_int32_match_nothing_in_int32(backend):
     """2^32 + 5 is not 5, whatever the canvas can hold."""
     for implementation in (ops, reference):
         x = torch.full((1, 4), 5, dtype=torch.int32)

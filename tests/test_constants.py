@@ -1,5 +1,6 @@
 """Numbers that become tensors: made once, and never by somebody who cannot keep them."""
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -18,10 +19,29 @@ def test_made_once():
 
 
 def test_the_number_kept_is_bounded():
+    first = constant([-1], torch.int64, CPU)
     for step in range(3 * constants._LIMIT):
-        constant([step], torch.int64, CPU)
+        assert constant([step], torch.int64, CPU).item() == step
     assert len(constants._made) <= constants._LIMIT
-    assert constant([5], torch.int64, CPU).item() == 5
+    assert constant([-1], torch.int64, CPU) is first  # whoever took its address, in a captured graph say, still has it
+
+
+def test_numbers_that_change_are_not_kept():
+    before = len(constants._made)
+    assert constant([987654321], torch.int64, CPU, keep=False).item() == 987654321
+    assert len(constants._made) == before
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.setattr(constants, "_made", {})
+
+
+def test_fake_cuda_tensors_need_no_driver():
+    with FakeTensorMode():
+        x = torch.empty((1, 4), dtype=torch.int64, device="cuda")
+        out = dlm.denoise_step_(x, torch.empty((1, 4, 9), device="cuda"), mask_id=9, rule=dlm.TopK(1), suppress=[1])
+        assert out.confidence.device.type == "cuda" and out.confidence.shape == (1, 4)
 
 
 def test_a_tracers_tensors_are_not_kept():

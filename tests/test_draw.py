@@ -247,3 +247,70 @@ def test_threads_and_batch_do_not_change_a_draw(isa):
                 single = ops.draw_tokens(logits[:, i : i + 1], *args, start=torch.tensor([i]))
                 for got, a in zip(single, want):
                     assert_equal(f"row {i} alone", got[0, 0], a[0, i])
+
+
+# ---- where the ways through a row meet -----------------------------------------------------------------------------
+
+
+def drawn(row, temperature, uniforms):
+    rows = row.expand(1, len(uniforms), -1)
+    return ops.draw_tokens(
+        rows,
+        torch.tensor([temperature]),
+        torch.tensor([1]),
+        torch.tensor(0),
+        uniform=torch.tensor([uniforms], dtype=torch.float64),
+    )[0][0].tolist()
+
+
+def test_draws_far_from_one(backend):
+    """A law too cold for one multiply-add per logit, beside a confidence law that is not."""
+    assert drawn(torch.full((3000,), 3000.7), 1e-6, [0.1, 0.5, 0.9]) == [300, 1500, 2700] or drawn(
+        torch.full((3000,), 3000.7), 1e-6, [0.1, 0.5, 0.9]
+    ) == [300, 1500, 2699]
+
+
+@pytest.mark.parametrize("ids", [[31, 35, 37], [0, 4095, 157183], [30, 31, 32]])
+def test_a_few_tokens_of_many(backend, ids):
+    """Mass at three tokens only, wherever warps and stretches end."""
+    row = torch.full((157184,), -torch.inf)
+    row[ids] = 0.0
+    assert drawn(row, 1.0, [0.1, 0.5, 0.9]) == ids
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_maximum_that_comes_late(backend, dtype):
+    """A long chunk that begins with nothing, and whose logits are far below zero: sums move to each new maximum."""
+    g = torch.Generator().manual_seed(0)
+    vocab = 157184
+    step = torch.arange(vocab) % 4912
+    row = torch.randn(vocab, generator=g) - 140 + 1.5 * (step // 1024)
+    row = row.masked_fill(step < 2048, -torch.inf).to(dtype)
+    p, cdf = exact(row, 0.3)
+    uniforms = [0.01, 0.3, 0.77, 0.99]
+    for token, u in zip(drawn(row, 0.3, uniforms), uniforms):
+        assert cdf[token] - p[token] - 1e-5 <= u <= cdf[token] + 1e-5
+    stats = ops.row_stats(row[None], torch.tensor([0.3]))
+    torch.testing.assert_close(
+        stats[2][0].double(), torch.logsumexp(row.double() / torch.tensor(0.3).double(), 0), rtol=1e-6, atol=0
+    )
+
+
+@pytest.mark.parametrize("shifted", ["row", "guidance"])
+def test_rows_that_begin_anywhere(backend, shifted):
+    """Alignment decides how a row is fetched, not what is summed: the same bits wherever it lies, and nothing behind it read."""
+    vocab = 4103
+    g = torch.Generator().manual_seed(0)
+    values = make_logits(g, "normal", (2, 2, vocab)).bfloat16()
+    outputs = []
+    for offset in (0, 1, 2, 3, 8):
+        room = torch.full((2, 2, vocab + 25), torch.nan, dtype=torch.bfloat16)
+        at = offset if shifted == "row" else 0
+        logits, uncond = room[0, :, at : at + vocab], room[1, :, offset : offset + vocab]
+        logits.copy_(values[0])
+        uncond.copy_(values[1])
+        guided = {} if shifted == "row" else dict(uncond_logits=uncond, cfg_scale=0.5)
+        outputs.append(ops.row_stats(logits, torch.tensor([0.7]), **guided))
+    for other in outputs[1:]:
+        for mine, theirs in zip(other, outputs[0]):
+            assert_equal(f"statistics, {shifted} shifted", mine, theirs)

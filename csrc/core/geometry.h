@@ -47,7 +47,10 @@ DLM_HD Place place_of(const Geometry& g, int64_t r) {
     }
   } else {
     at.b = quotient(r, g.width);
-    at.p = r - at.b * g.width + (given(g.start) ? int_at(g.start, at.b) : 0);
+    at.p = r - at.b * g.width;
+    // Unsigned: on a device `start` comes unchecked, and is_candidate judges what it leads to.
+    if (given(g.start))
+      at.p = static_cast<int64_t>(static_cast<uint64_t>(at.p) + static_cast<uint64_t>(int_at(g.start, at.b)));
   }
   return at;
 }

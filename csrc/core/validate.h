@@ -150,6 +150,7 @@ inline void per_request(const char* argument, const Array& a, DType type, int64_
   on_device(argument, a, anchor, like);
   if (batch < 0) {
     dims(argument, a, "[B]", 1);
+    require(a.shape[0] >= 1, argument, "must not be empty", shape(a));
   } else {
     has_shape(argument, a, {{1}, {batch}});
   }

@@ -1,6 +1,7 @@
 #include "backend.h"
 
 #include "../core/carve.h"
+#include "counters.h"
 
 namespace dlm::cuda {
 namespace {
@@ -9,11 +10,13 @@ namespace {
 constexpr int64_t kFusedRows = 512;
 // A packed step looks through all rows for each sequence.
 constexpr int64_t kFusedPackedSequences = 32;
+// As many as may have a counter each, beside those of split rows, which are few.
+constexpr int64_t kFusedSequences = kMaxCounters / 2;
 // Most a block may ask for on every architecture from sm_80 on, in rows: 96 KiB.
 constexpr int64_t kSharedRows = 4096;
 
-// Blocks that run at once on a multiprocessor (__launch_bounds__ of rows_kernel), and how many times over the device is
-// to be filled: too few blocks leave it idle at the end, too many finish rows they hardly share.
+// Blocks that run at once on a multiprocessor (rows.h asks the compiler for them), and how many times over the device
+// is to be filled: too few blocks leave it idle at the end, too many finish rows they hardly share.
 constexpr int64_t kBlocksPerMultiprocessor = 5;
 constexpr int64_t kWaves = 2;
 
@@ -24,15 +27,17 @@ struct Scratch {
   int64_t bytes;
 };
 
-Scratch cut_scratch(void* base, int64_t rows) {
+// vocab 0: no logits are read.
+Scratch cut_scratch(void* base, int64_t rows, int64_t vocab) {
   Carver carver(base, 256);
   Scratch s;
-  carver.take(s.parts, rows * kThreads);
-  carver.take(s.records.value, rows);
-  carver.take(s.records.key, rows);
-  carver.take(s.records.entropy, rows);
-  carver.take(s.records.state, rows);
-  carver.take(s.ranked, rows > kSharedRows / 2 ? 2 * rows : 0);
+  carver.take(s.parts, rows * num_chunks(vocab) * kWarps);
+  const int64_t recorded = vocab > 0 ? rows : 0;
+  carver.take(s.records.value, recorded);
+  carver.take(s.records.key, recorded);
+  carver.take(s.records.entropy, recorded);
+  carver.take(s.records.state, recorded);
+  carver.take(s.ranked, rows > kSharedRows ? 2 * rows : 0);
   s.bytes = carver.bytes();
   return s;
 }
@@ -55,58 +60,66 @@ int32_t split_of(int64_t rows, int64_t vocab) {
   return static_cast<int32_t>(min_of(num_chunks(vocab), next_power_of_two(wanted)));
 }
 
-RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const Workspace& w) {
-  const int64_t rows = r.geometry.num_rows;
-  const Scratch scratch = cut_scratch(w.scratch, rows);
+RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const Scratch& scratch) {
   RowsJob job;
   job.op = op;
   job.sweep = sweep;
   job.resolved = r;
-  job.split = split_of(rows, r.vocab);
-  job.row_arrivals = w.counters;
-  job.sequence_arrivals = w.counters + rows;
+  job.split = split_of(r.geometry.num_rows, r.vocab);
   job.parts = scratch.parts;
   job.records = scratch.records;
   return job;
 }
 
+// The counters that the job needs, and no more: whole rows and launches that decide nothing need none.
+void take_counters(RowsJob* job, void* stream) {
+  const int64_t rows = job->split > 1 ? job->resolved.geometry.num_rows : 0;
+  const int64_t sequences = job->fused ? job->decide.x.shape[0] : 0;
+  if (rows + sequences == 0) return;
+  job->row_arrivals = counters_for(stream, rows + sequences);
+  job->sequence_arrivals = job->row_arrivals + rows;
+}
+
 }  // namespace
 
-int64_t num_counters(int64_t rows, int64_t batch) { return rows + batch; }
-int64_t scratch_bytes(int64_t rows) { return cut_scratch(nullptr, rows).bytes; }
+int64_t scratch_bytes(int64_t rows, int64_t vocab) { return cut_scratch(nullptr, rows, vocab).bytes; }
 
-void row_stats(const RowStatsArgs& a, const Resolved& r, const Workspace& w, void* stream) {
-  RowsJob job = rows_job(RowsOp::kRowStats, a.sweep, r, w);
+void row_stats(const RowStatsArgs& a, const Resolved& r, void* scratch, void* stream) {
+  RowsJob job = rows_job(RowsOp::kRowStats, a.sweep, r, cut_scratch(scratch, r.geometry.num_rows, r.vocab));
   job.tilt = true;
   job.given = a.given;
   job.stats_out = a.out;
+  take_counters(&job, stream);
   launch_rows(job, SortSpace{}, stream);
 }
 
-void draw_tokens(const DrawArgs& a, const Resolved& r, const Workspace& w, void* stream) {
-  RowsJob job = rows_job(RowsOp::kDraw, a.sweep, r, w);
+void draw_tokens(const DrawArgs& a, const Resolved& r, void* scratch, void* stream) {
+  RowsJob job = rows_job(RowsOp::kDraw, a.sweep, r, cut_scratch(scratch, r.geometry.num_rows, r.vocab));
   job.tilt = true;
   job.draw = a.draw;
   job.draw_out = a.out;
+  take_counters(&job, stream);
   launch_rows(job, SortSpace{}, stream);
 }
 
-void denoise_step(const StepArgs& a, const Resolved& r, const Workspace& w, void* stream) {
+void denoise_step(const StepArgs& a, const Resolved& r, void* scratch, void* stream) {
   const Geometry& g = r.geometry;
-  RowsJob job = rows_job(RowsOp::kStep, a.sweep, r, w);
+  const Scratch cut = cut_scratch(scratch, g.num_rows, r.vocab);
+  const SortSpace space = sort_space(g, cut);
+  RowsJob job = rows_job(RowsOp::kStep, a.sweep, r, cut);
   job.tilt = r.confidence == kNegEntropy || r.rule == kEntropyBudget;
   job.draw = a.draw;
   job.decide = a.decide;
   job.step_out = a.out;
-  const SortSpace space = sort_space(g, cut_scratch(w.scratch, g.num_rows));
-  job.fused =
-      g.num_rows > 0 && space.capacity <= kFusedRows && (!g.packed || a.decide.x.shape[0] <= kFusedPackedSequences);
+  job.fused = g.num_rows > 0 && space.capacity <= kFusedRows &&
+              a.decide.x.shape[0] <= (g.packed ? kFusedPackedSequences : kFusedSequences);
+  take_counters(&job, stream);
   launch_rows(job, space, stream);
   if (!job.fused) launch_decide(job, space, stream);
 }
 
-void topk_unmask(const UnmaskArgs& a, const Resolved& r, const Workspace& w, void* stream) {
-  launch_unmask(a, r, sort_space(r.geometry, cut_scratch(w.scratch, r.geometry.num_rows)), stream);
+void topk_unmask(const UnmaskArgs& a, const Resolved& r, void* scratch, void* stream) {
+  launch_unmask(a, r, sort_space(r.geometry, cut_scratch(scratch, r.geometry.num_rows, 0)), stream);
 }
 
 }  // namespace dlm::cuda

@@ -7,16 +7,17 @@
 namespace dlm::cuda {
 namespace {
 
-__device__ Ranked* sort_space(const SortSpace& space, const Geometry& g, int64_t b) {
+__device__ Ranked* space_of(const SortSpace& space, const Geometry& g, int64_t b) {
   DLM_DYNAMIC_SHARED(Ranked, shared);
   if (space.global == nullptr) return shared;
-  // The next power of two of n rows is less than 2 n: twice the rows of the sequences before is a place of one's own.
+  // The next power of two of n > 0 rows is less than 2 n: twice the rows of the sequences before is a place of one's
+  // own.
   return space.global + (g.packed ? 2 * count_rows(g, 0, b) : b * space.capacity);
 }
 
 __global__ void __launch_bounds__(kDecideThreads, 1)
     decide_kernel(const __grid_constant__ RowsJob job, const SortSpace space) {
-  decide_rows(job, blockIdx.x, sort_space(space, job.resolved.geometry, blockIdx.x));
+  decide_rows(job, blockIdx.x, space_of(space, job.resolved.geometry, blockIdx.x));
 }
 
 __global__ void __launch_bounds__(kDecideThreads, 1)
@@ -30,7 +31,7 @@ __global__ void __launch_bounds__(kDecideThreads, 1)
   }
   if (b >= a.decide.x.shape[0]) return;
   decide_sequence(
-      g, a.decide, rule_params(r, a.decide, b), b, sort_space(space, g, b), a.out,
+      g, a.decide, rule_params(r, a.decide, b), b, space_of(space, g, b), a.out,
       [&](int64_t row, const Place& at) {
         if (!is_candidate(a.decide, at)) return Verdict{kClosed, 0};
         const double key = load_double(a.confidence.data, a.confidence.dtype, row_offset(g, a.confidence, row));
@@ -40,19 +41,16 @@ __global__ void __launch_bounds__(kDecideThreads, 1)
       [&](int64_t row) { return load_int(a.tokens.data, a.tokens.dtype, row_offset(g, a.tokens, row)); });
 }
 
-size_t shared_bytes(const SortSpace& space) {
-  return space.global == nullptr ? static_cast<size_t>(space.capacity) * sizeof(Ranked) : 0;
-}
-
 }  // namespace
 
 void launch_decide(const RowsJob& job, const SortSpace& space, void* stream) {
-  launch("decide", decide_kernel, job.decide.x.shape[0], kDecideThreads, shared_bytes(space), stream, job, space);
+  launch("decide", decide_kernel, job.decide.x.shape[0], kDecideThreads, space.shared_bytes(), stream, job, space);
 }
 
 void launch_unmask(const UnmaskArgs& args, const Resolved& resolved, const SortSpace& space, void* stream) {
-  launch("unmask", unmask_kernel, max_of<int64_t>(1, args.decide.x.shape[0]), kDecideThreads, shared_bytes(space),
-         stream, args, resolved, space);
+  // Padding rows need a block also where there is no sequence.
+  const int64_t batch = args.decide.x.shape[0], blocks = resolved.geometry.packed ? max_of<int64_t>(1, batch) : batch;
+  launch("unmask", unmask_kernel, blocks, kDecideThreads, space.shared_bytes(), stream, args, resolved, space);
 }
 
 }  // namespace dlm::cuda

@@ -40,7 +40,7 @@ __device__ inline int64_t count_rows(const Geometry& g, int64_t first, int64_t l
   int count = 0;
   for (int64_t row = threadIdx.x; row < g.num_rows; row += blockDim.x) {
     const int64_t flat = int_at(g.rows, row);  // no division: flat / L is in [first, last)
-    count += flat >= first * g.length && flat < last * g.length && (flat < g.limit || g.limit < 0);
+    count += flat >= first * g.length && flat < last * g.length;
   }
   return block_sum(count);
 }
@@ -66,7 +66,7 @@ __device__ void decide_sequence(const Geometry& g, const DecideParams& d, const 
   }
   __syncthreads();
   const int64_t n = count[kNumEligible];
-  int64_t size = 1;
+  int64_t size = min_of<int64_t>(1, n);  // an empty sequence has no space at all
   while (size < n) size *= 2;
   for (int64_t i = n + threadIdx.x; i < size; i += blockDim.x) ranked[i] = {-kInfinity, INT64_MAX, -1};
   __syncthreads();

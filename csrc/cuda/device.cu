@@ -7,15 +7,21 @@ namespace dlm::cuda {
 
 #if defined(DLM_SIMT)
 
+int current_device() { return 0; }
 int multiprocessors() { return 2; }  // so that a few rows are enough to see both split rows and whole ones
 uint64_t capture_id(void*) { return 0; }
 
 #else
 
-int multiprocessors() {
-  int device = 0, count = 1;
+int current_device() {
+  int device = 0;
   cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  return device;
+}
+
+int multiprocessors() {
+  int count = 1;
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, current_device());
   return count;
 }
 

@@ -169,8 +169,8 @@ class Finisher {
     for (int at = offset; at < stop; at += stride) {
       auto vector = source_.load(begin + at, size - at);
       for (int s = 0; s < source_.num_suppressed(); ++s) {
-        const int64_t id = source_.suppressed(s) - begin - at;
-        vector.exclude(id >= 0 && id < Source::kLogits ? static_cast<int>(id) : -1);
+        const int64_t id = source_.suppressed(s), first = begin + at;
+        vector.exclude(id >= first && id < first + Source::kLogits ? static_cast<int>(id - first) : -1);
       }
       vector.each([&](int i, float z) { body(z, at + i); });  // past the end: -inf, neither a maximum nor mass
     }

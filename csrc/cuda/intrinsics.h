@@ -16,6 +16,7 @@ inline float exp2_approx(float v) {
 
 // 16 bytes that nobody reads twice.
 inline uint4 load_once(const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % sizeof(uint4) != 0) __builtin_trap();  // as the hardware does
   uint4 v;
   v = *static_cast<const uint4*>(p);
   return v;

@@ -47,7 +47,7 @@ struct RowsJob {
   StepOutputs step_out;
   // workspace
   uint32_t *row_arrivals = nullptr, *sequence_arrivals = nullptr;  // all 0 between launches
-  Partial* parts = nullptr;                                        // [rows, kThreads]
+  Partial* parts = nullptr;                                        // [rows, num_chunks, kWarps]
   RowRecords records;
 };
 
@@ -55,6 +55,8 @@ struct RowsJob {
 struct SortSpace {
   Ranked* global = nullptr;  // packed: [2 * rows]; dense: [B, capacity]
   int64_t capacity = 0;      // a power of two, at least the rows of any sequence
+
+  size_t shared_bytes() const { return global == nullptr ? static_cast<size_t>(capacity) * sizeof(Ranked) : 0; }
 };
 
 // Each throws std::runtime_error with the kernel's name if the launch fails.
@@ -62,6 +64,7 @@ void launch_rows(const RowsJob& job, const SortSpace& space, void* stream);
 void launch_decide(const RowsJob& job, const SortSpace& space, void* stream);
 void launch_unmask(const UnmaskArgs& args, const Resolved& resolved, const SortSpace& space, void* stream);
 
+int current_device();
 int multiprocessors();              // of the current device
 uint64_t capture_id(void* stream);  // of the CUDA graph that the stream is being captured into; 0: none
 

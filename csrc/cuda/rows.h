@@ -50,7 +50,7 @@ __device__ DLM_NOINLINE void finish_row(const RowsJob& job, int64_t row) {
   const Place at = place_of(r.geometry, row);
   const RowLaw law = law_of(job, at);
   const Source source(job.sweep, r.geometry, row);
-  const Finisher<Source> finisher(source, r.vocab, law, job.parts + row * kThreads);
+  const Finisher<Source> finisher(source, r.vocab, law, job.parts + row * num_chunks(r.vocab) * kWarps);
   RowStats stats;
   if (!finisher.bad()) stats = finisher.stats();
   if (job.op == RowsOp::kRowStats) {
@@ -105,7 +105,7 @@ __device__ void sweep_part(const RowsJob& job, const Source& source, const RowLa
   const Sweeper<kFlags, Source> sweeper(source, law);
   const int64_t vocab = job.resolved.vocab, size = chunk_size(vocab);
   const int chunks = static_cast<int>(num_chunks(vocab));
-  Partial* const parts = job.parts + row * kThreads + threadIdx.x / kWarp;
+  Partial* const parts = job.parts + row * chunks * kWarps + threadIdx.x / kWarp;
   const int first = part * chunks / job.split, stop = (part + 1) * chunks / job.split;
   for (int c = first; c < stop; ++c) {
     const Partial p = sweeper.sweep(c * size, static_cast<int>(min_of(size, vocab - c * size)));
@@ -156,7 +156,7 @@ void launch_rows_of(const RowsJob& job, const SortSpace& space, void* stream) {
   const auto kernel = given(job.sweep.uncond) ? rows_kernel<T, true, true>
                       : job.tilt              ? rows_kernel<T, false, true>
                                               : rows_kernel<T, false, false>;
-  const size_t shared = job.fused ? static_cast<size_t>(space.capacity) * sizeof(Ranked) : 0;
+  const size_t shared = job.fused ? space.shared_bytes() : 0;
   launch("rows", kernel, job.resolved.geometry.num_rows * job.split, kThreads, shared, stream, job);
 }
 

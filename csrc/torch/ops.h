@@ -47,6 +47,8 @@ inline int64_t product(const std::vector<int64_t>& shape) {
   return n;
 }
 
+inline int64_t vocab_of(const Tensor& logits) { return logits.dim() > 0 ? logits.size(logits.dim() - 1) : 0; }
+
 inline Tensor make_like(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
   return torch::stable::new_empty(like, shape, type);
 }
@@ -58,7 +60,7 @@ T* data(Tensor& t) {
 
 // What a call needs besides its arguments.
 struct Need {
-  int64_t rows = 0, batch = 0, num_suppress = 0;
+  int64_t rows = 0, vocab = 0, batch = 0, num_suppress = 0;  // vocab 0: no logits are read
 };
 
 // A Device has: ordinal(tensor), -1 for the CPU; a constructor from (a tensor of the device, Need); and call(args,
@@ -94,10 +96,11 @@ struct Ops {
     return {view(logits), view(uncond), view(suppress), view(temperature), cfg_scale};
   }
 
-  static DecideParams decide_params(const Tensor& x, const Tensor& quota, int64_t mask_id, int64_t window_start,
+  static DecideParams decide_params(Tensor& x, const Tensor& quota, int64_t mask_id, int64_t window_start,
                                     int64_t window_stop, const MaybeTensor& frozen) {
     DecideParams p;
     p.x = view(x);
+    p.x.data = x.mutable_data_ptr();  // tells torch: copies made lazily are made now
     p.quota = view(quota);
     p.mask_id = mask_id;
     p.window_start = window_start;
@@ -122,7 +125,7 @@ struct Ops {
     a.given = view(given);
     a.out = {data<int64_t>(argmax), data<float>(max),     data<float>(logsumexp), data<float>(second),
              data<float>(rest),     data<float>(entropy), data<float>(p_given),   data<bool>(bad)};
-    run(logits, {product(shape), 0, count(suppress)}, a);
+    run(logits, {product(shape), vocab_of(logits), 0, count(suppress)}, a);
     return {argmax, max, logsumexp, second, rest, entropy, p_given, bad};
   }
 
@@ -144,7 +147,7 @@ struct Ops {
               conf_dtype.c_str()};
     a.out = {data<int64_t>(tokens), data<float>(score),   data<float>(key),
              data<float>(logprob),  data<float>(entropy), data<bool>(bad)};
-    run(logits, {product(shape), 0, count(suppress)}, a);
+    run(logits, {product(shape), vocab_of(logits), 0, count(suppress)}, a);
     return {tokens, score, key, logprob, entropy, bad};
   }
 
@@ -173,7 +176,7 @@ struct Ops {
     a.out.confidence = data<float>(score);
     a.out.unmask = {data<bool>(committed), data<int64_t>(num_committed), data<int64_t>(num_open),
                     data<int64_t>(num_bad)};
-    run(x, {product(shape), product(batch), count(suppress)}, a);
+    run(x, {product(shape), vocab_of(logits), product(batch), count(suppress)}, a);
     return {tokens, score, committed, num_committed, num_open, num_bad};
   }
 
@@ -192,7 +195,7 @@ struct Ops {
     a.place = {view(start), view(rows), 0, 0};
     a.decide = decide_params(x, quota, mask_id, window_start, window_stop, frozen);
     a.out = {data<bool>(committed), data<int64_t>(num_committed), data<int64_t>(num_open), data<int64_t>(num_bad)};
-    run(x, {product(shape), product(batch), 0}, a);
+    run(x, {product(shape), 0, product(batch), 0}, a);
     return {committed, num_committed, num_open, num_bad};
   }
 };

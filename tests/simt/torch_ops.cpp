@@ -14,7 +14,7 @@ struct Library {
     if (function == nullptr) missing = name;
   }
   const char* missing = "no library";
-  decltype(&dlm_cuda_num_counters) num_counters = nullptr;
+  decltype(&dlm_cuda_counters_at_rest) counters_at_rest = nullptr;
   decltype(&dlm_cuda_scratch_bytes) scratch_bytes = nullptr;
   decltype(&dlm_cuda_row_stats) row_stats = nullptr;
   decltype(&dlm_cuda_draw_tokens) draw_tokens = nullptr;
@@ -27,27 +27,24 @@ class Simt {
  public:
   static int32_t ordinal(const Tensor&) { return 0; }
 
-  // Of the exact size each, so that a step outside is a step into a redzone; counters are 0 before and must be after.
+  // Of the exact size, so that a step outside is a step into a redzone.
   Simt(const Tensor& anchor, const Need& need)
-      : counters_(torch::stable::new_zeros(anchor, {library.num_counters(need.rows, need.batch)}, ScalarType::Int)),
-        scratch_(torch::stable::fill_(make_like(anchor, {library.scratch_bytes(need.rows)}, ScalarType::Byte), 0xFF)),
-        workspace_{static_cast<uint32_t*>(counters_.mutable_data_ptr()), scratch_.mutable_data_ptr()} {}
+      : scratch_(torch::stable::fill_(
+            make_like(anchor, {library.scratch_bytes(need.rows, need.vocab)}, ScalarType::Byte), 0xFF)) {}
 
-  int32_t call(const RowStatsArgs& a, dlm_error* e) { return checked(library.row_stats(&a, &workspace_, nullptr, e)); }
-  int32_t call(const DrawArgs& a, dlm_error* e) { return checked(library.draw_tokens(&a, &workspace_, nullptr, e)); }
-  int32_t call(const StepArgs& a, dlm_error* e) { return checked(library.denoise_step(&a, &workspace_, nullptr, e)); }
-  int32_t call(const UnmaskArgs& a, dlm_error* e) { return checked(library.topk_unmask(&a, &workspace_, nullptr, e)); }
+  int32_t call(const RowStatsArgs& a, dlm_error* e) { return checked(library.row_stats(&a, scratch(), nullptr, e)); }
+  int32_t call(const DrawArgs& a, dlm_error* e) { return checked(library.draw_tokens(&a, scratch(), nullptr, e)); }
+  int32_t call(const StepArgs& a, dlm_error* e) { return checked(library.denoise_step(&a, scratch(), nullptr, e)); }
+  int32_t call(const UnmaskArgs& a, dlm_error* e) { return checked(library.topk_unmask(&a, scratch(), nullptr, e)); }
 
  private:
-  int32_t checked(int32_t status) const {
-    for (int64_t i = 0; status == 0 && i < counters_.numel(); ++i) {
-      STD_TORCH_CHECK(workspace_.counters[i] == 0, "counter ", i, " is ", workspace_.counters[i], " after the call");
-    }
+  void* scratch() { return scratch_.mutable_data_ptr(); }
+  static int32_t checked(int32_t status) {
+    STD_TORCH_CHECK(status != 0 || library.counters_at_rest() == 1, "an arrival counter is not 0 after the call");
     return status;
   }
 
-  Tensor counters_, scratch_;
-  dlm_cuda_workspace workspace_;
+  Tensor scratch_;
 };
 
 }  // namespace
@@ -62,7 +59,7 @@ extern "C" __attribute__((visibility("default"))) const char* dlm_simt_use(const
   void* const handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) return dlerror();
   library.missing = nullptr;
-  library.find(handle, "dlm_cuda_num_counters", library.num_counters);
+  library.find(handle, "dlm_cuda_counters_at_rest", library.counters_at_rest);
   library.find(handle, "dlm_cuda_scratch_bytes", library.scratch_bytes);
   library.find(handle, "dlm_cuda_row_stats", library.row_stats);
   library.find(handle, "dlm_cuda_draw_tokens", library.draw_tokens);

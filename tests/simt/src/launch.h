@@ -14,7 +14,7 @@
 
 namespace simt {
 
-constexpr size_t kSharedLimit = 227 * 1024;  // per block, static and dynamic: sm_90's
+constexpr size_t kSharedLimit = 99 * 1024;  // per block, static and dynamic: what every sm from 80 on has
 
 extern const Hooks* hooks;
 
