@@ -157,19 +157,26 @@ def clamp(level, margin=1e-6):
 
 
 def sumi(steps, schedule="linear", low=-MAX_LOG_SNR, high=MAX_LOG_SNR):
-    """Sumi's ``steps`` + 1 levels from noise to data, a list: step i goes from t = [i] to s = [i + 1].
+    """Sumi's ``steps`` + 1 levels from noise to data: a Level of float64 tensors [steps + 1].
 
     ``schedule`` "linear": alpha from 1e-4 to 1 - 1e-4 in even steps; "cosine": alpha = cos(pi t / 2)^2 for t from 1 - 1e-3 to
-    1e-3. log-SNR clamped to [low, high]. The last level is not clean, and Sumi takes no argmax after it.
+    1e-3. log-SNR clamped to [low, high]. The last level is not clean, and Sumi takes no argmax after it. Source: tohoku-nlp/sumi
+    ``_make_log_snr_schedule``. ValueError: steps < 1, unknown schedule.
     """
     steps = integer("steps", steps)
     require(steps >= 1, "steps", "must be >= 1", steps)
     require(schedule in ("linear", "cosine"), "schedule", "must be linear or cosine", schedule)
     margin = 1e-4 if schedule == "linear" else 1e-3
     schedule = linear if schedule == "linear" else cosine
+    i = torch.arange(steps + 1, dtype=torch.float64)
     # from both ends, so that neither alpha nor noise is a rounded difference
-    times = [((steps - i) * (1 - margin) + i * margin) / steps for i in range(steps + 1)]
-    return [from_log_snr(log_snr(clamp(schedule(t)), low, high), low, high) for t in times]
+    t = ((steps - i) * (1 - margin) + i * margin) / steps
+    return from_log_snr(log_snr(clamp(schedule(t)), low, high), low, high)
+
+
+def consecutive(levels):
+    """(Level of t, Level of s) for every step of N + 1 levels from noise to data, [N + 1] -> [N] each."""
+    return Level(*(v[:-1] for v in levels)), Level(*(v[1:] for v in levels))
 
 
 def as_level(argument, value):

@@ -10,12 +10,17 @@ up to a common factor, chosen so that no nearly equal numbers are subtracted. Nu
 and alpha a ``schedules.Level``, which keeps 1 - alpha exact. A step from t to t itself is an exact no-op, and where
 q_t(x_t) = 0, x_s is a fresh draw of q_s.
 
+All steps of a run are made at once, and go to the device once:
+
+    t, s = schedules.consecutive(schedules.sumi(128))
+    for transition in transitions.uniform(t, s).to("cuda").steps(): ...
+
 Not here, because they are no finite mixtures: SEDD's analytic step, guidance on posteriors, GIDD's ``min_p``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -34,6 +39,14 @@ class Transition:
     coefficients: torch.Tensor  # float64 [1, 14] for all, [B, 14] per sequence or [B, L, 14] per position, contiguous
     needs_mask: bool = False  # positions may hold the mask: the step needs mask_id, which no law and no noise draws
     tempered: str = "before"  # the temperature acts before or after the leave-one-out shift
+
+    def to(self, device) -> Transition:
+        """The same with its coefficients on ``device``."""
+        return replace(self, coefficients=self.coefficients.to(device))
+
+    def steps(self) -> list[Transition]:
+        """One transition for all sequences per row of coefficients: a schedule of N numbers made [N, 14] of them."""
+        return [replace(self, coefficients=row[None]) for row in self.coefficients]
 
 
 def uniform(alpha_t, alpha_s, prediction="plug_in", tempered="before"):
@@ -182,6 +195,7 @@ def sedd_euler(step_size, rate):
     most = torch.finfo(torch.float64).max
     step_size, rate = _aligned(numbers_in("step_size", step_size, 0, most), numbers_in("rate", rate, 0, most))
     d = step_size * rate
+    # per V: x_t has p V, less d for the probability of the others, who have that
     token = _bridge(1.0, -d, d, 1.0, 0.0, 0.0, still=d == 0)
     return Transition("sedd_euler", _rows(0.0, 0.0, token, _bridge(0.0, 0.0, 0.0, 1.0, 0.0, 0.0)))
 

@@ -7,7 +7,8 @@ p = p(x_t) under the model's law, what a transition needs is a row of ``COLUMNS`
     x_t is kept with weight  keep + keep_p * support * p
     it is left with weight   leave,  for a fresh draw of q_s = model * law + noise * uniform + mask * [MASK]
 
-and before all that, with probability ``fresh``, it becomes noise. ``support`` counts the tokens that noise can be.
+and before all that, with probability ``fresh``, it becomes noise. ``support`` counts the tokens that noise can be. A negative
+``keep`` (SEDD's Euler step) counts against the others: kept with weight max(0, keep_p * support * p + keep * (1 - p)).
 """
 
 import torch
@@ -46,21 +47,16 @@ def route_weights(coefficients, odds, is_mask, support):
     p = 1 / (1 + odds)
     others = torch.where(odds == torch.inf, 1.0, odds * p)  # 1 - p, without cancellation
 
-    kept = keep + keep_p * support * p
-    impossible = (kept <= 0) & (leave <= 0)
-    kept = torch.where(impossible, 0.0, kept)
-    leave = torch.where(impossible, 1.0, leave)
+    seen = keep_p * support * p
+    back = torch.where(is_mask, mask, model * p)  # what leaves x_t only to come back has stayed
+    stay = torch.where(keep < 0, (seen + keep * others).clamp(min=0), seen + keep + leave * back)
+    either = stay + leave
+    impossible = either <= 0
+    stay = torch.where(impossible, back, stay / either)
+    leave = torch.where(impossible, 1.0, leave / either)
 
-    mass = torch.stack(
-        [
-            # what leaves x_t only to come back has stayed
-            (kept + leave * torch.where(is_mask, mask, model * p)).clamp(min=0),
-            leave * model * others,
-            leave * noise,
-            torch.where(is_mask, 0.0, leave * mask),
-        ],
-        -1,
-    )
+    to_mask = torch.where(is_mask, 0.0, leave * mask)
+    mass = torch.stack([stay, leave * model * others, leave * noise, to_mask], -1)
     share = mass / mass.sum(-1, keepdim=True)
     only_noise = torch.tensor([0.0, 0.0, 1.0, 0.0], dtype=torch.float64, device=share.device)
     return (1 - fresh) * share + fresh * only_noise

@@ -105,9 +105,9 @@ def test_rates_are_the_derivative_of_minus_log_alpha(schedule, rate):
 @given(lam=st.floats(-700, 700))
 def test_log_snr_there_and_back(lam):
     level = schedules.from_log_snr(lam, -math.inf, math.inf)
-    whole = 1 + Decimal(lam).exp()
-    assert level.alpha == pytest.approx(float(1 - 1 / whole), rel=1e-13)
-    assert level.noise == pytest.approx(float(1 / whole), rel=1e-13)
+    odds = Decimal(lam).exp()
+    assert level.alpha == pytest.approx(float(odds / (1 + odds)), rel=1e-13, abs=0)
+    assert level.noise == pytest.approx(float(1 / (1 + odds)), rel=1e-13, abs=0)
     assert schedules.log_snr(level, -math.inf, math.inf) == pytest.approx(lam, rel=1e-12, abs=1e-15)
 
 
@@ -143,11 +143,15 @@ def test_sumi(schedule):
     alpha = alpha.clamp(1e-6, 1 - 1e-6)
     want = (alpha.log() - torch.log1p(-alpha)).clamp(-9, 9)
     levels = schedules.sumi(steps, schedule)
-    assert len(levels) == steps + 1
-    assert [schedules.log_snr(level) for level in levels] == pytest.approx(want.tolist(), abs=1e-9)
-    assert levels[0].alpha == pytest.approx(1.233946e-4, rel=1e-6) and levels[-1].alpha == pytest.approx(
-        0.9998766, rel=1e-7
-    )
+    assert levels.alpha.shape == levels.noise.shape == (steps + 1,)
+    assert (schedules.log_snr(levels) - want).abs().max() < 1e-9
+    assert levels.alpha[0].item() == pytest.approx(1.233946e-4, rel=1e-6)
+    assert levels.noise[-1].item() == pytest.approx(1.233946e-4, rel=1e-6)
+
+
+def test_consecutive_levels():
+    t, s = schedules.consecutive(schedules.linear(torch.tensor([1.0, 0.75, 0.25])))
+    assert t.alpha.tolist() == [0, 0.25] and s.alpha.tolist() == [0.25, 0.75] and s.noise.tolist() == [0.75, 0.25]
 
 
 # ---- ReMDM ---------------------------------------------------------------------------------------------------------

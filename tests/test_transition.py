@@ -82,8 +82,19 @@ def test_core_is_the_reference(native_core, name, seed, odds, vocab):
             got = torch.tensor(native_core.route_weights(row, shifted, is_mask, support), dtype=torch.float64)
             want = reference.route_weights(row[None], want.reshape(1), torch.tensor([is_mask]), support)[0]
             assert (got - want).abs().max() < 4e-15, (got, want)
+            assert got[1:].tolist() == pytest.approx(
+                want[1:].tolist(), rel=1e-13, abs=0
+            )  # the rare ones, to their digits
             assert (got >= 0).all() and abs(got.sum().item() - 1) < 1e-12
             want = torch.tensor([shifted], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("odds, want", [(0.0, 0.0), (math.inf, math.inf), (2.0, math.inf)])
+def test_a_shift_past_all_numbers_is_no_nan(native_core, odds, want):
+    """delta / T where T is small: a certain x_t stays certain."""
+    assert native_core.leave_one_out_odds(odds, 1e9, 1e5, 1e4) == want
+    evidence, odds = torch.tensor([1e9], dtype=torch.float64), torch.tensor([odds], dtype=torch.float64)
+    assert reference.leave_one_out_odds(odds, evidence, 1e5, 1e4).item() == want
 
 
 def test_coefficients_of_a_position(native_core):
@@ -151,6 +162,49 @@ def both(native_core, transition, odds, is_mask=False, vocab=10, mask_id=NO_MASK
     got = native_core.route_weights(row, shifted, is_mask, support)
     assert got == pytest.approx(want.tolist(), abs=1e-14) and sum(got) == pytest.approx(1, abs=1e-12) and min(got) >= 0
     return got
+
+
+ALPHAS = (0.0, 5e-324, 1e-300, 1e-17, 0.5, 1 - 2**-53, 1.0)
+LOG_SNRS = (-math.inf, -1000.0, -40.0, 0.0, 40.0, 1000.0, math.inf)
+EXTREME = {
+    "uniform": lambda t, s, x: transitions.uniform(t, s),
+    "denoiser": lambda t, s, x: transitions.uniform(t, s, prediction="denoiser"),
+    "duo_psi": lambda t, s, x: transitions.duo_psi(t, s, x),
+    "max_coupling": lambda t, s, x: transitions.max_coupling(t, s),
+    "absorbing": lambda t, s, x: transitions.absorbing(t, s),
+    "remdm": lambda t, s, x: transitions.remdm(t, s, schedules.remask_rescale(t, s, x)),
+    "gidd": lambda t, s, x: transitions.gidd(1 - t, 1 - s, 0.9 * x),
+    "sedd_euler": lambda t, s, x: transitions.sedd_euler(t, s * 1e300),
+}
+
+
+@pytest.mark.parametrize("odds", [0.0, 5e-324, 1e-300, 1.0, 1e300, math.inf])
+def test_extremes_still_give_probabilities(native_core, odds):
+    """Ends of every range, denormals included: no NaN, nothing negative, a sum of 1."""
+    made = [
+        make(alpha_t, alpha_s, x)
+        for make in EXTREME.values()
+        for i, alpha_t in enumerate(ALPHAS)
+        for alpha_s in ALPHAS[i:]
+        for x in (0.0, 0.5, 1.0)
+    ]
+    made += [
+        transitions.gidd_snr(t, s, shift)
+        for i, t in enumerate(LOG_SNRS)
+        for s in LOG_SNRS[i:]
+        for shift in (-1000.0, 0.0, 1000.0)
+    ]
+    coefficients = torch.cat([transition.coefficients for transition in made])
+    assert coefficients.isfinite().all()
+    for is_mask in (False, True):
+        given = torch.full((len(made),), odds, dtype=torch.float64), torch.full((len(made),), is_mask)
+        for vocab in (1, 100_278):
+            want = reference.route_weights(coefficients, *given, vocab)
+            got = [native_core.route_weights(row, odds, is_mask, vocab) for row in coefficients.numpy()]
+            got = torch.tensor(got, dtype=torch.float64)
+            for weights in (got, want):
+                assert (weights >= 0).all() and ((weights.sum(-1) - 1).abs() < 1e-12).all()
+            assert (got - want).abs().max() < 1e-14
 
 
 STILL = {

@@ -13,6 +13,7 @@ from transition_cases import KINDS, NO_MASK, Numbers, odds_against, rows, weight
 
 import dlm_kernels as dlm
 from dlm_kernels import schedules, transitions
+from dlm_kernels.schedules import Level
 
 getcontext().prec = 60
 
@@ -47,7 +48,7 @@ def test_uniform_keeps_its_digits_at_both_ends(log_snr_t, step, odds):
     levels = (schedules.from_log_snr(v, -50, 50) for v in (log_snr_t, log_snr_s))
     got = weights(transitions.uniform(*levels), odds, vocab)
     # alpha_s - alpha_t itself loses what the step is smaller than the level
-    assert got[1:3] == pytest.approx([float(model), float(noise)], rel=1e-15 / min(step, 1) + 1e-14)
+    assert got[1:3] == pytest.approx([float(model), float(noise)], rel=1e-15 / min(step, 1) + 1e-14, abs=0)
     assert got[0] == pytest.approx(float(stay), rel=1e-14)
 
 
@@ -66,7 +67,7 @@ def test_gidd_keeps_its_digits_in_short_steps(t, step, is_mask):
     whole = alpha_t * p + prior(dt)
     want = [float(leave * v / whole) for v in (alpha_s * (1 - p), c(ds) / (1 + c(ds)))]
     got = weights(transitions.gidd(t, s, share), odds, vocab, is_mask, mask_id=3)
-    assert got[1:3] == pytest.approx(want, rel=1e-13)
+    assert got[1:3] == pytest.approx(want, rel=1e-13, abs=0)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_gidd_snr_keeps_its_digits(log_snr_t, step, shift, is_mask):
     leave, whole = prior_t - at / as_ * prior_s, at * p + prior_t
     want = [float(leave * v / whole) for v in (as_ * (1 - p), ns * us)]
     got = weights(transitions.gidd_snr(log_snr_t, log_snr_s, shift), odds, vocab, is_mask, mask_id=3)
-    assert got[1:3] == pytest.approx(want, rel=1e-13)
+    assert got[1:3] == pytest.approx(want, rel=1e-13, abs=0)
 
 
 # ---- the law that is drawn -----------------------------------------------------------------------------------------
@@ -188,6 +189,17 @@ def test_shapes():
     assert transitions.duo_psi(level, schedules.linear(0.25), torch.ones(2, 3)).coefficients.shape == (2, 3, 14)
 
 
+def test_all_steps_of_a_run():
+    t, s = schedules.consecutive(schedules.sumi(16, "cosine"))
+    steps = transitions.uniform(t, s, prediction="denoiser", tempered="after").to("cpu").steps()
+    assert len(steps) == 16 and all(step.coefficients.shape == (1, 14) for step in steps)
+    alone = transitions.uniform(
+        Level(t.alpha[5].item(), t.noise[5].item()), Level(s.alpha[5].item(), s.noise[5].item())
+    )
+    assert torch.equal(steps[5].coefficients[:, 2:], alone.coefficients[:, 2:])
+    assert steps[5].tempered == "after" and steps[5].name == "uniform"
+
+
 def test_columns_and_flags():
     assert len(reference.COLUMNS) == 14
     row = dict(zip(reference.COLUMNS, transitions.uniform(0.25, 0.5, prediction="denoiser").coefficients[0].tolist()))
@@ -211,8 +223,8 @@ def test_columns_and_flags():
         (lambda: transitions.absorbing(0.5, 0.25), r"alpha_s: must be >= alpha_t, got 0.25"),
         (lambda: transitions.uniform(torch.tensor([0.1, 0.6]), 0.5), r"alpha_s: must be >= alpha_t, got 0.5"),
         (lambda: transitions.uniform(torch.tensor([0.1, 2.0]), 1.0), r"alpha_t: must be in \[0, 1\], got 2"),
-        (lambda: transitions.uniform(schedules.Level(0.5, 0.4), 1.0), r"alpha_t: alpha \+ noise must be 1, got 0.9"),
-        (lambda: transitions.uniform(schedules.Level(0.5, 1.4), 1.0), r"alpha_t.noise: must be in \[0, 1\], got 1.4"),
+        (lambda: transitions.uniform(Level(0.5, 0.4), 1.0), r"alpha_t: alpha \+ noise must be 1, got 0.9"),
+        (lambda: transitions.uniform(Level(0.5, 1.4), 1.0), r"alpha_t.noise: must be in \[0, 1\], got 1.4"),
         (
             lambda: transitions.uniform(0.1, 0.2, prediction="x0"),
             "prediction: must be one of plug_in, denoiser, got x0",

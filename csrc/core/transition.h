@@ -16,7 +16,8 @@ namespace dlm {
 enum Route : int32_t { kStay = 0, kModel = 1, kNoise = 2, kRemask = 3, kNumRoutes = 4 };
 
 // Unnormalised: kept = keep + keep_p * support * p(x_t), against leave. Scaled so that nothing in it is a difference
-// of nearly equal numbers; only SEDD's Euler step has a negative `keep`, which stops at 0 as in the original.
+// of nearly equal numbers. Only SEDD's Euler step has a negative `keep`, which counts per probability of the *others*:
+// kept = keep_p * support * p(x_t) + keep * (1 - p(x_t)), at least 0 as in the original, and nobody comes back.
 struct Bridge {
   double keep_p = 0;
   double keep = 0;
@@ -73,13 +74,18 @@ DLM_HD RouteWeights route_weights(const Transition& t, double odds, bool is_mask
   const Bridge& b = is_mask ? t.mask : t.token;
   const bool absent = is_mask || odds == kInfinity;
   const double p = absent ? 0 : 1 / (1 + odds), others = absent ? 1 : odds / (1 + odds);
-  double kept = b.keep + b.keep_p * support * p, left = b.leave;
-  if (!(max_of(kept, 0.0) + left > 0)) {  // q_t(x_t) = 0: x_t says nothing, so x_s is a fresh draw of q_s
-    kept = 0;
+  const double seen = b.keep_p * support * p, back = b.model * p + (is_mask ? b.mask : 0);
+  double stay = b.keep < 0 ? max_of(0.0, seen + b.keep * others) : seen + b.keep + b.leave * back, left = b.leave;
+  const double either = stay + left;
+  if (either > 0) {  // to the order of 1: products with the last of the denormals would vanish, and 0 / 0 follow
+    stay /= either;
+    left /= either;
+  } else {  // q_t(x_t) = 0: x_t says nothing, so x_s is a fresh draw of q_s
+    stay = back;
     left = 1;
   }
   RouteWeights w;
-  w.stay = max_of(0.0, kept + left * b.model * p + (is_mask ? left * b.mask : 0));
+  w.stay = stay;
   w.model = left * b.model * others;
   w.noise = left * b.noise;
   w.mask = is_mask ? 0 : left * b.mask;
