@@ -97,8 +97,8 @@ def cosine(t, form="squared", eps=0.0):
     require(form in FORMS, "form", f"must be one of {', '.join(FORMS)}", form)
     # 1 - sin x = 2 sin(pi/4 - x/2)^2, 1 - cos x = 2 sin(x/2)^2 and cos x = sin(pi/2 - x): differences of nothing
     if form == "duo":
-        t = (1 - eps) * t
-        return Level(2 * torch.sin(math.pi / 4 * (1 - t)).square(), torch.sin(math.pi / 2 * t))
+        left = (1 - t) + eps * t  # 1 - t'
+        return Level(2 * torch.sin(math.pi / 4 * left).square(), torch.sin(math.pi / 2 * ((1 - eps) * t)))
     if form == "mdlm":
         bare = torch.sin(math.pi / 2 * (1 - t))
         return Level(eps + (1 - eps) * bare, (1 - eps) * 2 * torch.sin(math.pi / 4 * t).square())
