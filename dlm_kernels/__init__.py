@@ -23,7 +23,7 @@ _HOMES = {
     "StepResult": "results",
     "UnmaskResult": "results",
 }
-_MODULES = ("array", "bench", "demo", "integrations", "reference")
+_MODULES = ("array", "bench", "demo", "integrations", "reference", "schedules", "transitions")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]
 

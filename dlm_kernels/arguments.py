@@ -50,6 +50,34 @@ def number(argument, value):
     return float(value)
 
 
+def numbers_in(argument, value, low, high):
+    """Numbers of a schedule in [low, high], as a float64 tensor: [] from a number, else the shape of the tensor.
+
+    Values are checked where that costs no wait: not on a GPU, nor under torch.compile.
+    """
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        require_type(value.dtype.is_floating_point, argument, "dtype must be a float dtype", value.dtype)
+        require(value.dim() <= 2, argument, "must be a number, [B] or [B, L]", list(value.shape))
+        made = value.detach().double()
+    else:
+        made = torch.full((), number(argument, value), dtype=torch.float64)
+    check_values(argument, made, (low <= made) & (made <= high), f"must be in [{low:g}, {high:g}]")
+    return made
+
+
+def check_values(argument, values, good, rule):
+    """ValueError with the first of ``values`` that is not ``good`` (tensors that broadcast), where it can be read."""
+    import torch
+
+    if values.device.type != "cpu" or good.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if not bool(good.all()):
+        wrong = values.expand_as(good)[~good]
+        require(False, argument, rule, f"{wrong.flatten()[0].item():g}")
+
+
 def _is_symbolic(value):
     """torch.SymInt or torch.SymFloat."""
     return type(value) is not int and type(value).__name__ in ("SymInt", "SymFloat")

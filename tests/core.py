@@ -68,6 +68,10 @@ class Core:
             ("odds_against", ctypes.c_double),
             ("log_prob", ctypes.c_double),
             ("pick_chunk", ctypes.c_int64),
+            ("leave_one_out_odds", ctypes.c_double),
+            ("pick_route", ctypes.c_int32),
+            ("noise_support", ctypes.c_int64),
+            ("noise_token", ctypes.c_int64),
         ]:
             getattr(library, f"shim_{name}").restype = result
 
@@ -152,6 +156,38 @@ class Core:
             ctypes.byref(target),
         )
         return chunk, target.value
+
+    def transition_at(self, coefficients, b, p):
+        """The 14 numbers of position (b, p) out of float64 [B, 14] or [B, L, 14]."""
+        out = np.zeros(14, np.float64)
+        coefficients = _array(coefficients, np.float64)
+        sizes = [coefficients.shape[0], coefficients.shape[1] if coefficients.ndim == 3 else 0, b, p]
+        self._library.shim_transition_at(_at(coefficients), *(ctypes.c_int64(v) for v in sizes), _at(out))
+        return out.tolist()
+
+    def route_weights(self, coefficients, odds, is_mask, support):
+        """[stay, model, noise, mask]; ``mask`` is Route kRemask of transition.h."""
+        out = np.zeros(4, np.float64)
+        coefficients = _array(coefficients, np.float64)
+        assert coefficients.size == 14
+        self._library.shim_route_weights(
+            _at(coefficients), ctypes.c_double(odds), int(is_mask), ctypes.c_double(support), _at(out)
+        )
+        return out.tolist()
+
+    def leave_one_out_odds(self, odds, evidence, support, exponent=1.0):
+        return self._library.shim_leave_one_out_odds(*(ctypes.c_double(v) for v in (odds, evidence, support, exponent)))
+
+    def pick_route(self, weights, uniform):
+        return self._library.shim_pick_route(_at(_array(weights, np.float64)), ctypes.c_double(uniform))
+
+    def noise_support(self, vocab, mask_id):
+        return self._library.shim_noise_support(ctypes.c_int64(vocab), ctypes.c_int64(mask_id))
+
+    def noise_token(self, uniform, support, mask_id):
+        return self._library.shim_noise_token(
+            ctypes.c_double(uniform), ctypes.c_int64(support), ctypes.c_int64(mask_id)
+        )
 
     def decide(self, rule, value, key, entropy, *, quota=0, level=0.0, strict=True, conf_dtype="float32"):
         value, key, entropy = _array(value, np.float64), _array(key, np.float32), _array(entropy, np.float32)

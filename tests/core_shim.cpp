@@ -10,6 +10,7 @@
 #include "geometry.h"
 #include "philox.h"
 #include "row_stats.h"
+#include "transition.h"
 
 using namespace dlm;
 
@@ -122,5 +123,38 @@ void shim_places(int64_t batch, int64_t width, int64_t num_rows, int64_t length,
     out[4 * r + 2] = logits_offset(g, logits, r), out[4 * r + 3] = row_offset(g, logits, r);
   }
 }
+
+// Of position (b, p), out of contiguous [B, 14] (length 0) or [B, L, 14] coefficients.
+void shim_transition_at(const double* values, int64_t batch, int64_t length, int64_t b, int64_t p, double* out) {
+  Array a;
+  a.data = const_cast<double*>(values), a.dtype = kFloat64, a.ndim = length > 0 ? 3 : 2;
+  a.shape[0] = batch, a.stride[0] = max_of<int64_t>(length, 1) * kTransitionSize;
+  a.shape[1] = length > 0 ? length : kTransitionSize, a.stride[1] = length > 0 ? kTransitionSize : 1;
+  const Transition t = transition_at(a, {b, p});
+  out[0] = t.fresh, out[1] = t.evidence, out += 2;
+  for (const Bridge& v : {t.token, t.mask}) {
+    for (double field : {v.keep_p, v.keep, v.leave, v.model, v.noise, v.mask}) *out++ = field;
+  }
+}
+
+// One row: 14 coefficients in, 4 weights out.
+void shim_route_weights(const double* coefficients, double odds, int32_t is_mask, double support, double* out) {
+  const Transition t = transition_from(coefficients);
+  const RouteWeights w = route_weights(t, odds, is_mask != 0, support);
+  out[kStay] = w.stay, out[kModel] = w.model, out[kNoise] = w.noise, out[kRemask] = w.mask;
+}
+
+double shim_leave_one_out_odds(double odds, double evidence, double support, double exponent) {
+  return leave_one_out_odds(odds, evidence, support, exponent);
+}
+
+int32_t shim_pick_route(const double* w, double u) {
+  RouteWeights weights;
+  weights.stay = w[kStay], weights.model = w[kModel], weights.noise = w[kNoise], weights.mask = w[kRemask];
+  return pick_route(weights, u);
+}
+
+int64_t shim_noise_support(int64_t vocab, int64_t mask_id) { return noise_support(vocab, mask_id); }
+int64_t shim_noise_token(double u, int64_t support, int64_t mask_id) { return noise_token(u, support, mask_id); }
 
 }  // extern "C"
