@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = ["test_denoise_step.py", "test_row_stats.py", "test_draw.py", "test_commit.py"]
+FILES = [f"test_{name}.py" for name in ("denoise_step", "row_stats", "draw", "commit", "device_values")]
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None or platform.machine() != "x86_64", reason="needs g++ on x86-64"
 )
