@@ -133,6 +133,8 @@ class BuildWithCMake(build_ext):
         if subprocess.run(configure).returncode != 0:
             sys.exit("dlm_kernels: CMake could not configure the build; its reason is above")
         self.build(build, jobs)
+        for stale in target.glob("*.so"):  # of a build with other parts
+            stale.unlink()
         subprocess.run([tool("cmake"), "--install", str(build), "--component", "python", "--strip"], check=True)
 
     def build(self, folder, jobs):

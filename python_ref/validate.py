@@ -119,9 +119,13 @@ def _per_request(argument, tensor, dtype, batch_size, anchor, like):
     _require_device(argument, tensor, anchor, like)
     if batch_size is None:
         _require_dims(argument, tensor, ["B"])
-        _require(tensor.shape[0] >= 1, argument, "must not be empty", _list(tensor.shape))
     else:
         _require_shape(argument, tensor, [1], [batch_size])
+
+
+def _not_empty(argument, tensor, logits):
+    """Unless there is nothing to draw."""
+    _require(tensor.shape[0] >= 1 or logits.shape[0] == 0, argument, "must not be empty", _list(tensor.shape))
 
 
 def _temperature(temperature, batch_size, anchor, like, above_zero=False):
@@ -276,8 +280,10 @@ def draw_tokens(
         _per_request("seed", seed, "int64", batch_size, "logits", logits)
     else:  # the per-request tensors say how many sequences there are
         _temperature(temperature, None, "logits", logits)
+        _not_empty("temperature", temperature, logits)
         batch_size = temperature.shape[0]
         _per_request("seed", seed, "int64", None if batch_size == 1 else batch_size, "logits", logits)
+        _not_empty("seed", seed, logits)
         batch_size = max(batch_size, seed.shape[0])
     _step(step, "logits", logits)
     _start(start, packed, batch_size, None, "logits", logits)

@@ -144,6 +144,8 @@ CASES = [
         "seed: shape must be [1] or [2], got [3]",
     ),
     ("draw_tokens", 1, dict(seed=torch.tensor(3)), E, "seed: must be 1-dimensional, [B], got []"),
+    ("draw_tokens", 1, dict(temperature=torch.zeros(0)), E, "temperature: must not be empty, got [0]"),
+    ("draw_tokens", 1, dict(temperature=torch.ones(1), seed=i64()), E, "seed: must not be empty, got [0]"),
     ("denoise_step_", 0, dict(step=torch.tensor(1.0)), T, "step: dtype must be int64, got float32"),
     ("draw_tokens", 0, dict(step=i64(1, 2)), E, "step: must have one element, got [2]"),
     # quota

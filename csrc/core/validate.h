@@ -150,7 +150,6 @@ inline void per_request(const char* argument, const Array& a, DType type, int64_
   on_device(argument, a, anchor, like);
   if (batch < 0) {
     dims(argument, a, "[B]", 1);
-    require(a.shape[0] >= 1, argument, "must not be empty", shape(a));
   } else {
     has_shape(argument, a, {{1}, {batch}});
   }
@@ -310,9 +309,14 @@ inline Resolved validate(const DrawArgs& a) {
   const bool packed = s.logits.ndim == 2;
   int64_t batch = packed ? 1 : s.logits.shape[0];
   if (listed) {  // the per-request arrays say how many sequences there are
+    const auto not_empty = [&](const char* argument, const Array& a) {
+      check::require(a.shape[0] >= 1 || s.logits.shape[0] == 0, argument, "must not be empty", check::shape(a));
+    };
     check::temperature(s.temperature, -1, "logits", s.logits);
+    not_empty("temperature", s.temperature);
     batch = s.temperature.shape[0];
     check::per_request("seed", a.draw.seed, kInt64, batch == 1 ? -1 : batch, "logits", s.logits);
+    not_empty("seed", a.draw.seed);
     batch = max_of(batch, a.draw.seed.shape[0]);
   } else {
     check::temperature(s.temperature, batch, "logits", s.logits);
