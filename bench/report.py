@@ -142,7 +142,7 @@ def markdown(rows: list[dict]) -> str:
     out: list[str] = []
     on_gpu = [row for row in rows if row["env"].get("gpu")]
     rows = [row for row in rows if not row["env"].get("gpu")]
-    for machine in dict.fromkeys(map(_machine, rows)):
+    for machine in dict.fromkeys(map(_machine, reversed(rows))):  # the latest first
         here = [row for row in rows if _machine(row) == machine]
         out += [f"{machine}{_busy_note(here)}:", ""]
         timed = [row for row in here if row.get("us") and row["case"]["op"] == "denoise_step"]
