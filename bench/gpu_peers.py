@@ -8,43 +8,24 @@ import torch
 
 from .cases import OURS
 from .inputs import Inputs, guided
-from .peers import PROVIDERS, Provider, Step, commit_topk
+from .peers import PROVIDERS, Provider, Step, commit_topk, fused
 
 
 def ours(inputs: Inputs) -> Step:
     """As one calls it under a captured graph: temperature, seed, step and k are device tensors made beforehand; numbers
     would be sent to the device at every call."""
-    import dlm_kernels as dlm
-
-    case, logits = inputs.case, inputs.logits
+    case = inputs.case
 
     def tensor(value, dtype):
-        return torch.full((1,), value, dtype=dtype, device=logits.device)
+        return torch.full((1,), value, dtype=dtype, device=inputs.logits.device)
 
-    rule = dlm.TopK(tensor(case.k, torch.int64))
-    temperature, seed, step_number = (
-        tensor(case.temperature, torch.float32),
-        tensor(case.seed, torch.int64),
-        tensor(0, torch.int64),
+    return fused(
+        inputs,
+        k=tensor(case.k, torch.int64),
+        temperature=tensor(case.temperature, torch.float32),
+        seed=tensor(case.seed, torch.int64),
+        step_number=tensor(0, torch.int64),
     )
-
-    def step(x: torch.Tensor, uniform=None):
-        out = dlm.denoise_step_(
-            x,
-            logits,
-            mask_id=inputs.mask_id,
-            rule=rule,
-            temperature=temperature,
-            seed=seed,
-            step=step_number,
-            uniform=uniform,
-            confidence=case.confidence,
-            uncond_logits=inputs.uncond,
-            cfg_scale=case.cfg_scale,
-        )
-        return out.tokens, out.confidence
-
-    return step
 
 
 def triton_one_pass(inputs: Inputs) -> Step:

@@ -74,7 +74,7 @@ class Provider:
 def ours(inputs: Inputs) -> Step:
     import dlm_kernels as dlm
 
-    case, logits, mask_id = inputs.case, inputs.logits, inputs.mask_id
+    case, mask_id = inputs.case, inputs.mask_id
     if case.op == "topk_unmask":
 
         def unmask(x: torch.Tensor, uniform=None):
@@ -82,16 +82,24 @@ def ours(inputs: Inputs) -> Step:
             return inputs.tokens, inputs.confidence
 
         return unmask
-    rule = dlm.TopK(case.k)
+    return fused(inputs, k=case.k, temperature=case.temperature, seed=case.seed, step_number=0)
+
+
+def fused(inputs: Inputs, *, k, temperature, seed, step_number) -> Step:
+    """Our whole step; the numbers as Python numbers or as device tensors."""
+    import dlm_kernels as dlm
+
+    case, rule = inputs.case, dlm.TopK(k)
 
     def step(x: torch.Tensor, uniform=None):
         out = dlm.denoise_step_(
             x,
-            logits,
-            mask_id=mask_id,
+            inputs.logits,
+            mask_id=inputs.mask_id,
             rule=rule,
-            temperature=case.temperature,
-            seed=case.seed,
+            temperature=temperature,
+            seed=seed,
+            step=step_number,
             uniform=uniform,
             confidence=case.confidence,
             uncond_logits=inputs.uncond,
