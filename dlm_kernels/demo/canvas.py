@@ -12,8 +12,23 @@ from .frame import Frame, State
 from .tokenizer import TextTokenizer
 
 # "default" is white on a dark terminal and stays readable on a light one.
-STYLES = {State.GIVEN: "cyan", State.OPEN: "grey50", State.COMMITTED: "bold green", State.KEPT: "default"}
-LEGEND = {State.GIVEN: "given", State.OPEN: "masked", State.COMMITTED: "this step", State.KEPT: "kept"}
+STYLES = {
+    State.GIVEN: "cyan",
+    State.OPEN: "grey50",
+    State.NOISE: "grey50",
+    State.COMMITTED: "bold green",
+    State.REWRITTEN: "bold dark_orange",
+    State.KEPT: "default",
+}
+LEGEND = {
+    State.GIVEN: "given",
+    State.OPEN: "masked",
+    State.NOISE: "noise",
+    State.COMMITTED: "this step",
+    State.REWRITTEN: "rewritten",
+    State.KEPT: "kept",
+}
+ABSENT = {"masked": (State.NOISE, State.REWRITTEN), "uniform": (State.OPEN,)}
 MASK, ASCII_MASK = " ░░░", " _"
 
 
@@ -38,8 +53,12 @@ def canvas_line(frame: Frame, tokenizer: TextTokenizer) -> str:
 class LiveCanvas:
     """Shows every frame in place, at a pace the eye can follow. Call it with frames inside a `with` block."""
 
-    def __init__(self, console: Console, tokenizer: TextTokenizer, title: str, seconds_per_frame: float = 0.04):
+    def __init__(
+        self, console: Console, tokenizer: TextTokenizer, title: str, family: str, seconds_per_frame: float = 0.04
+    ):
         self._tokenizer, self._title, self._pause = tokenizer, title, seconds_per_frame
+        shown = (Text(name, STYLES[state]) for state, name in LEGEND.items() if state not in ABSENT[family])
+        self._legend = Text("  ").join(shown)
         self._mask = ASCII_MASK if console.options.ascii_only else MASK
         self._live = Live(console=console, auto_refresh=False)
         self._shown = 0.0
@@ -54,11 +73,10 @@ class LiveCanvas:
         self._live.__exit__(kind, error, traceback)
 
     def __call__(self, frame: Frame) -> None:
-        legend = Text("  ").join(Text(name, STYLES[state]) for state, name in LEGEND.items())
         panel = Panel(
             canvas_text(frame, self._tokenizer, self._mask),
             title=f"{self._title}, step {frame.step}/{frame.steps}",
-            subtitle=legend,
+            subtitle=self._legend,
             padding=(1, 2),
         )
         time.sleep(max(0.0, self._pause - (time.monotonic() - self._shown)))
@@ -69,7 +87,7 @@ class LiveCanvas:
 class PlainCanvas:
     """Prints the first, the last and about `lines` frames between them, for pipes and logs."""
 
-    def __init__(self, console: Console, tokenizer: TextTokenizer, title: str, lines: int = 6):
+    def __init__(self, console: Console, tokenizer: TextTokenizer, title: str, family: str, lines: int = 6):
         self._console, self._tokenizer, self._title, self._lines = console, tokenizer, title, lines
 
     def __enter__(self) -> "PlainCanvas":
@@ -91,6 +109,6 @@ class PlainCanvas:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def canvas_view(console: Console, tokenizer: TextTokenizer, title: str) -> LiveCanvas | PlainCanvas:
+def canvas_view(console: Console, tokenizer: TextTokenizer, title: str, family: str) -> LiveCanvas | PlainCanvas:
     """The live view where `console` is a terminal, else the plain one."""
-    return (LiveCanvas if console.is_terminal else PlainCanvas)(console, tokenizer, title)
+    return (LiveCanvas if console.is_terminal else PlainCanvas)(console, tokenizer, title, family)

@@ -5,11 +5,13 @@ from enum import Enum
 
 
 class State(Enum):
-    """State of a position. A family that revises tokens adds its state here and a style in canvas.py."""
+    """State of a position: OPEN in the masked family only, NOISE and REWRITTEN in the uniform one."""
 
     GIVEN = "given"
     OPEN = "open"
-    COMMITTED = "committed"
+    NOISE = "noise"  # a token by chance, not by the model
+    COMMITTED = "committed"  # by this step, over a mask or noise
+    REWRITTEN = "rewritten"  # by this step, over another token of the model
     KEPT = "kept"
 
 

@@ -19,10 +19,17 @@ BLOCK = 32
 
 
 def denoise(
-    model: Denoiser, canvas: Tensor, given: Tensor, *, steps: int, temperature: float, seed: int
+    model: Denoiser,
+    canvas: Tensor,
+    given: Tensor,
+    *,
+    steps: int,
+    temperature: float,
+    seed: int,
+    trace: "dlm.RevisionTrace | None" = None,
 ) -> Iterator[Frame]:
     """Fill the positions of `canvas` int64 [1, L] that `given` bool [1, L] leaves open, in place; yields a Frame
-    before the first step and one after each.
+    before the first step and one after each. `trace` takes note of the steps.
 
     Blocks of BLOCK positions are done one after another. The model sees a window around the block: the text before
     it, the block, and the masks after it. A step commits its share of the open tokens, at least one, so `steps`
@@ -44,7 +51,7 @@ def denoise(
                 logits = model(canvas[:, first:last])
             result = dlm.denoise_step_(
                 canvas, logits, mask_id=mask_id, rule=dlm.TopK(quota), confidence=CONFIDENCE, temperature=temperature,
-                seed=seed, step=step, start=first, window=(begin, end), frozen=given,
+                seed=seed, step=step, start=first, window=(begin, end), frozen=given, trace=trace,
             )  # fmt: skip
             step += 1
             states = [State.KEPT if state is State.COMMITTED else state for state in states]

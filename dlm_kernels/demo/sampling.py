@@ -3,31 +3,34 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from . import masked, settings
+import dlm_kernels as dlm
+
+from . import masked, settings, uniform
 from .frame import Frame
 from .model import Denoiser, load_model
 from .tokenizer import TextTokenizer
 
 ASSETS = Path(__file__).parent / "assets"
 
-# family -> sampler(model, canvas, given, *, steps, temperature, seed) -> frames. Weights:
+# family -> sampler(model, canvas, given, *, steps, temperature, seed, trace) -> frames. Weights:
 # assets/<family>.safetensors.
-SAMPLERS: dict[str, Callable[..., Iterator[Frame]]] = {"masked": masked.denoise}
+SAMPLERS: dict[str, Callable[..., Iterator[Frame]]] = {"masked": masked.denoise, "uniform": uniform.denoise}
 
 
 @dataclass(frozen=True)
 class Generation:
-    """text: prompt and continuation. tokens: the canvas. steps: denoising steps done."""
+    """text: prompt and continuation. tokens: the canvas. steps: denoising steps done. trace: what became of each position."""
 
     text: str
     tokens: list[int]
     steps: int
+    trace: "dlm.RevisionTrace" = field(compare=False, repr=False)
 
 
 @lru_cache(maxsize=4)
@@ -54,11 +57,17 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def new_trace(length: int, steps: int) -> "dlm.RevisionTrace":
+    """Keeps every canvas, for the picture, as long as that is some tens of MB, and else counts only."""
+    mode = "full" if length * steps <= 1 << 22 else "counters"
+    return dlm.RevisionTrace(1, length, mode=mode, max_steps=min(steps + length, 1 << 16))
+
+
 def generate(
     prompt: str = "",
     *,
     steps: int | None = None,
-    temperature: float = settings.TEMPERATURE,
+    temperature: float | None = None,
     seed: int = settings.SEED,
     length: int = settings.LENGTH,
     family: str = "masked",
@@ -84,10 +93,12 @@ def generate(
 
     sampler = SAMPLERS[family]
     steps = length if steps is None else steps
+    temperature = settings.TEMPERATURE[family] if temperature is None else temperature
+    trace = new_trace(canvas.shape[1], steps)
     frame = None
     with one_thread():
-        for frame in sampler(model, canvas, given, steps=steps, temperature=temperature, seed=seed):
+        for frame in sampler(model, canvas, given, steps=steps, temperature=temperature, seed=seed, trace=trace):
             if on_frame is not None:
                 on_frame(frame)
     tokens = canvas[0].tolist()
-    return Generation(tokenizer.decode(tokens).rstrip("\n"), tokens, frame.step)
+    return Generation(tokenizer.decode(tokens).rstrip("\n"), tokens, frame.step, trace)

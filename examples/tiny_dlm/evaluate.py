@@ -33,14 +33,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=64, help="texts to generate")
     parser.add_argument("--prompt", default="")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--temperature", type=float, default=settings.TEMPERATURE)
+    parser.add_argument("--family", choices=settings.FAMILIES, default="masked")
+    parser.add_argument("--temperature", type=float, help="default: the family's")
     parser.add_argument("--length", type=int, default=settings.LENGTH)
     parser.add_argument("--show", type=int, default=8, help="texts to print")
     args = parser.parse_args()
 
     training, held_out = split(read_lines(args.text))
     known = {n: set(ngrams("\n".join(training), n)) for n in (1, 2, 3, 8)}
-    how = {"steps": args.steps, "temperature": args.temperature, "length": args.length}
+    how = {"steps": args.steps, "temperature": args.temperature, "length": args.length, "family": args.family}
     texts = [generate(args.prompt, seed=seed, **how).text for seed in track(range(args.count), "generating")]
     for text in texts[: args.show]:
         print(text, end="\n\n")

@@ -39,7 +39,8 @@ class Record:
         weights = self._folder / f"{self._family}.safetensors"
         save_model(model, weights)
         weights.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        sums = (f"{digest(self._folder / name)}  {name}\n" for name in (weights.name, "tokenizer.json"))
+        files = (*sorted(self._folder.glob("*.safetensors")), self._folder / "tokenizer.json")
+        sums = (f"{digest(path)}  {path.name}\n" for path in files)
         (self._folder / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
 
 

@@ -3,19 +3,20 @@
 import argparse
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from corpus import read_lines, split, train_tokenizer
-from families import CORRUPTIONS
+from families import FAMILIES, Family
 from muon import Muon
 from record import Record
 from rich.progress import track
+from tokenizers import Tokenizer
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from dlm_kernels.demo.model import Denoiser, ModelConfig
+from dlm_kernels.demo.model import Denoiser, ModelConfig, load_model
 
 
 def arguments() -> argparse.Namespace:
@@ -23,10 +24,15 @@ def arguments() -> argparse.Namespace:
         description="Train a tiny diffusion language model.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--family", choices=sorted(CORRUPTIONS), default="masked")
+    parser.add_argument("--family", choices=sorted(FAMILIES), default="masked")
     parser.add_argument("--text", type=Path, help="UTF-8 file to train on (default: Debian's bible-kjv)")
     parser.add_argument(
         "--out", type=Path, default=Path("tiny_dlm_out"), help="folder for weights, tokenizer and recipe"
+    )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        help="weights to start from, of either family, tokenizer.json beside them; they set the shape",
     )
     parser.add_argument("--vocab", type=int, default=2048, help="BPE vocabulary")
     parser.add_argument("--dim", type=int, default=192)
@@ -65,20 +71,30 @@ class Windows:
         return self.tokens[chosen[:, None] + self.offsets]
 
 
-def loss_on(model: Denoiser, clean: Tensor, corrupt, generator: torch.Generator, floor: float) -> Tensor:
-    """Weighted cross-entropy in nats per token; with floor 0 it is the negative ELBO of the masked family."""
-    noisy, weight = corrupt(clean, model.config, generator, floor)
-    carries = weight > 0
-    logits = model.project(model.hidden(noisy)[carries])
-    return (F.cross_entropy(logits, clean[carries], reduction="none") * weight[carries]).sum() / clean.numel()
-
-
 @torch.no_grad()
-def held_out_loss(model: Denoiser, windows: Windows, corrupt, batches: int = 8, batch: int = 96) -> float:
-    """The exact bound on held-out windows, the same windows and noise at every call."""
+def held_out_bound(model: Denoiser, windows: Windows, family: Family, batches: int = 8, batch: int = 96) -> float:
+    """The bound on held-out windows, the same windows and noise at every call."""
     generator = torch.Generator().manual_seed(1234)
-    losses = [loss_on(model, windows.sample(batch, generator), corrupt, generator, 0.0) for _ in range(batches)]
-    return float(torch.stack(losses).mean())
+    bounds = [family.bound(model, windows.sample(batch, generator), generator) for _ in range(batches)]
+    return float(torch.stack(bounds).mean())
+
+
+def starting_point(args: argparse.Namespace, tokenizer) -> Denoiser:
+    """Random weights of the shape in `args`, or those of `--init`, whose shape `args` takes over."""
+    if args.init is None:
+        return Denoiser(
+            ModelConfig(args.family, tokenizer.get_vocab_size(), args.dim, args.layers, args.heads, args.window)
+        )
+    given = load_model(args.init)
+    model = Denoiser(replace(given.config, family=args.family, window=args.window))
+    weights = given.state_dict()
+    # the mask's row is the last: uniform noise has no use for it
+    weights["embedding.weight"] = weights["embedding.weight"][: model.config.input_size]
+    model.load_state_dict(weights)
+    args.vocab, args.dim, args.layers, args.heads = (
+        getattr(model.config, n) for n in ("vocab_size", "dim", "layers", "heads")
+    )
+    return model
 
 
 def optimizers(model: Denoiser, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
@@ -119,22 +135,28 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     training, held_out = split(read_lines(args.text))
-    tokenizer = train_tokenizer(training + held_out, args.vocab)
-    tokenizer.save(str(args.out / "tokenizer.json"))
+    if args.init is None:
+        tokenizer = train_tokenizer(training + held_out, args.vocab)
+        tokenizer.save(str(args.out / "tokenizer.json"))
+    else:
+        tokenizer = Tokenizer.from_file(str(args.init.with_name("tokenizer.json")))
+        (args.out / "tokenizer.json").write_bytes(args.init.with_name("tokenizer.json").read_bytes())
     windows, held_out_windows = (Windows(tokenizer, lines, args.window) for lines in (training, held_out))
 
-    config = ModelConfig(args.family, tokenizer.get_vocab_size(), args.dim, args.layers, args.heads, args.window)
-    model = Denoiser(config)
-    counts = torch.bincount(windows.tokens, minlength=config.vocab_size).float() + 1
-    model.output_bias.data = (counts / counts.sum()).log()
+    model = starting_point(args, tokenizer)
+    if args.init is None:
+        counts = torch.bincount(windows.tokens, minlength=model.config.vocab_size).float() + 1
+        model.output_bias.data = (counts / counts.sum()).log()
     averaged = copy.deepcopy(model).requires_grad_(False)
-    corrupt = CORRUPTIONS[args.family]
+    family = FAMILIES[args.family]
     optims = optimizers(model, args)
     schedulers = schedules(optims, args.steps, args.warmup)
 
     facts = {
         "text": args.text.name if args.text else "King James Bible (Debian package bible-kjv)",
-        "recipe": {name: value for name, value in vars(args).items() if name not in ("text", "out")},
+        "recipe": {
+            name: getattr(value, "name", value) for name, value in vars(args).items() if name not in ("text", "out")
+        },
         "parameters": sum(p.numel() for p in model.parameters()),
         "training_tokens": len(windows.tokens),
         "characters_per_token": round(sum(len(line) + 1 for line in held_out) / len(held_out_windows.tokens), 4),
@@ -144,7 +166,7 @@ def train(args: argparse.Namespace) -> None:
 
     running = None
     for step in track(range(args.steps), "training"):
-        loss = loss_on(model, windows.sample(args.batch, generator), corrupt, generator, args.weight_floor)
+        loss = family.loss(model, windows.sample(args.batch, generator), generator, args.weight_floor)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optim, scheduler in zip(optims, schedulers, strict=True):
@@ -156,7 +178,7 @@ def train(args: argparse.Namespace) -> None:
         running = value if running is None else 0.98 * running + 0.02 * value
         done = step + 1
         if done % args.save_every == 0 or done == args.steps:
-            held = held_out_loss(averaged, held_out_windows, corrupt)
+            held = held_out_bound(averaged, held_out_windows, family)
             record.checkpoint(averaged, done, running, held, done * args.batch * args.window)
             print(f"step {done}: train {running:.3f}, held out {held:.3f} nats/token", flush=True)
 
