@@ -8,8 +8,7 @@
 // sampler. They are free of V: it enters here, as `support`, the number of tokens that uniform noise can be.
 #pragma once
 
-#include "geometry.h"
-#include "philox.h"
+#include "draw.h"
 
 namespace dlm {
 
@@ -111,6 +110,34 @@ DLM_HD Route pick_route(const RouteWeights& w, double u) {
     u -= weight[i];
   }
   return last;
+}
+
+// The route of a position that holds `current`, whose row has these statistics; a greedy law is its argmax alone.
+DLM_HD Route choose_route(const TransitionArgs& a, const Resolved& r, const RowLaw& law, const RowStats& stats,
+                          const Place& at, const Current& current, double u) {
+  const Transition t = transition_at(a.coefficients, at);
+  const double support = static_cast<double>(noise_support(r.vocab, a.mask_id));
+  double odds = odds_against(stats, current.token, current.z, law.beta);
+  if (law.draw_beta > 0) {
+    odds = leave_one_out_odds(odds, t.evidence, support, r.tempered_after ? law.beta : 1);
+  } else {
+    odds = current.token == stats.argmax ? 0 : kInfinity;
+  }
+  return pick_route(route_weights(t, odds, current.token == a.mask_id, support), u);
+}
+
+// Of the law, whatever the route.
+DLM_HD double probability(const RowStats& stats, const Current& of, double beta) {
+  return 1 / (1 + odds_against(stats, of.token, of.z, beta));
+}
+
+// Forward: what becomes of a clean token at a level where it is uniform noise or the mask with these probabilities.
+DLM_HD Route noising_route(double noise, double mask, double u) {
+  RouteWeights w;
+  w.noise = noise;
+  w.mask = mask;
+  w.stay = max_of(0.0, 1 - noise - mask);
+  return pick_route(w, u);
 }
 
 // A uniform token, never the mask; support >= 1.
