@@ -17,6 +17,9 @@ enum Confidence : int32_t {
   kNumConfidences = 6
 };
 
+// Whether the score looks at what the position holds.
+DLM_HD bool compares(int32_t kind) { return kind == kGain || kind == kChange; }
+
 inline const char* confidence_name(int32_t kind) {
   const char* const names[] = {"prob", "margin", "neg_entropy", "random", "gain", "change"};
   return names[kind];

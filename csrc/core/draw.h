@@ -40,6 +40,11 @@ DLM_HD double row_uniform(const DrawParams& d, const Geometry& g, int64_t row, c
   return uniform_52(noise(int_at(d.seed, at.b), at.p, int_at(d.step, 0), stream));
 }
 
+// What draw_tokens was told that the row's position holds.
+DLM_HD int64_t given_token(const DrawParams& d, const Geometry& g, int64_t row) {
+  return given(d.current) ? static_cast<const int64_t*>(d.current.data)[row_offset(g, d.current, row)] : -1;
+}
+
 struct ChunkPick {
   int64_t chunk = -1;
   double target = 0;  // mass left to pass inside the chunk, relative to the chunk's own max, in (0, its draw_mass)
@@ -73,6 +78,7 @@ DLM_HD ChunkPick pick_chunk(const ChunkStats* chunks, int64_t n, double beta, do
 struct DrawnRow {
   bool good = false;
   int64_t token = -1;
+  int64_t best = -1;  // the argmax
   Score score;
   float logprob = -kInfinity;
   float entropy = 0;
@@ -92,6 +98,7 @@ DLM_HD DrawnRow score_draw(const DrawParams& d, const Resolved& r, const RowLaw&
   DrawnRow out;
   out.good = true;
   out.token = token;
+  out.best = stats.argmax;
   const float rank =
       r.confidence == kRandom ? uniform_23(noise(int_at(d.seed, at.b), at.p, int_at(d.step, 0), kStreamRank)) : 0;
   out.score = holds(d.demote, token)

@@ -414,7 +414,7 @@ inline Resolved validate(const DrawArgs& a) {
   check::uniform(a.draw.uniform, s.logits);
   check::like_rows("given", a.draw.current, kInt64, s.logits);
   check::scoring(a.draw, &out);
-  check::require(out.confidence < kGain || given(a.draw.current), "given",
+  check::require(!compares(out.confidence) || given(a.draw.current), "given",
                  std::string("must be given for confidence ") + a.draw.confidence, "none");
   out.geometry = check::geometry(s.logits, 1, a.place, length);
   if (listed && batch > 1) out.geometry.limit = batch * length;
