@@ -92,10 +92,11 @@ def figure(trace, sequences):
     full, summary = trace.mode == "full", trace.summary()
     made = figures.Figure(figsize=(9.6, 0.7 + 3 * len(sequences)), dpi=150, layout="constrained", facecolor="white")
     axes = made.subplots(len(sequences), 2, squeeze=False, sharey="row", width_ratios=(7, 1))
-    draw = _Image(trace) if full else _Spans(trace, sequences)
+    draw = _Image(trace) if full else _Spans(trace, sequences, len(summary["per_step"]["flips"]))
     for (canvas, events), b in zip(axes, sequences):
         _events(events, summary["per_sequence"]["per_step"], b)
-        draw(canvas, b)
+        first, last = draw(canvas, b)
+        canvas.set_ylim(last + 0.5, first - 0.5)
         canvas.set_title(_title(summary, b), loc="left", fontsize=9, color=INK)
         canvas.set_ylabel("step", fontsize=8, color=INK)
         for ax in (canvas, events):
@@ -167,14 +168,15 @@ class _Image:
             aspect="auto",
             interpolation="nearest",
         )
+        return first, first + steps - 1
 
 
 class _Spans:
     """A line for every position, from its first commit down to its last change, darker the more often it was revised."""
 
-    def __init__(self, trace, sequences):
+    def __init__(self, trace, sequences, steps):
         cm, colors = _library("matplotlib.cm", "plot"), _library("matplotlib.colors", "plot")
-        self.state, self.last_step = unpack(trace.positions.cpu()), len(trace.steps) - 1
+        self.state, self.steps = unpack(trace.positions.cpu()), max(steps, 1)
         most = max(int(self.state.revisions[b].max()) for b in sequences)
         greens = colors.LinearSegmentedColormap.from_list("revisions", ["#b7dcae", "#4a9a60", "#0d3b2a"])
         self.scale = cm.ScalarMappable(colors.Normalize(1, max(2, most)), greens)
@@ -183,7 +185,7 @@ class _Spans:
         state = Positions(*(field[b] for field in self.state))
         seat = (state.first_step != NEVER).nonzero()[:, 0]
         at, revisions = seat.numpy(), state.revisions[seat].numpy()
-        first, last = (step[seat].clamp(max=self.last_step).numpy() for step in (state.first_step, state.last_step))
+        first, last = (step[seat].clamp(max=self.steps - 1).numpy() for step in (state.first_step, state.last_step))
         width = min(6.0, 330 / len(state.cur))  # in points, of which there are 550
         dot = (1.5 * width) ** 2
         ax.scatter(at, first, s=dot, marker="s", color=COLORS[FIRST], linewidths=0, clip_on=False)
@@ -192,6 +194,7 @@ class _Spans:
         ax.vlines(at[moved], first[moved], last[moved], colors=shade, linewidths=width, zorder=0.5)
         ax.scatter(at[moved], last[moved], s=dot, color=shade, linewidths=0, clip_on=False)
         ax.set_xlim(-0.5, len(state.cur) - 0.5)
+        return 0, self.steps - 1
 
     def explain(self, figure, axes):
         """The colours, once for all."""
@@ -203,16 +206,18 @@ class _Spans:
 
 def _events(ax, curves, b):
     """A bar for every step: how many of each kind."""
-    count = {name: curve[:, b] for name, curve in curves.items() if name not in ("agreement", "committed", "stability")}
-    step = torch.arange(len(count["flips"])).numpy()
-    left = torch.zeros(len(step), dtype=torch.int64)
-    for kind, events in (
-        (FIRST, count["first_commits"]),
-        (REVISION, count["revisions"] - count["round_trips"]),
-        (ROUND_TRIP, count["round_trips"]),
-        (NOISE, count["noise_flips"]),
+    first_commits, revisions, round_trips, noise = (
+        curves[name][:, b] for name in ("first_commits", "revisions", "round_trips", "noise_flips")
+    )
+    edges, left = torch.arange(len(noise) + 1) - 0.5, torch.zeros_like(noise)
+    for kind, count in (
+        (FIRST, first_commits),
+        (REVISION, revisions - round_trips),
+        (ROUND_TRIP, round_trips),
+        (NOISE, noise),
     ):
-        ax.barh(step, events.numpy(), height=1, left=left.numpy(), color=COLORS[kind], linewidth=0)
-        left = left + events
-    ax.set_ylim(max(len(step), 1) - 0.5, -0.5)
-    ax.set_xlim(left=0)
+        if len(count):
+            bars = dict(baseline=left.numpy(), orientation="horizontal", fill=True, color=COLORS[kind], linewidth=0)
+            ax.stairs((left + count).numpy(), edges.numpy(), **bars)
+        left = left + count
+    ax.set_xlim(0, max(1, int(left.max()) if len(left) else 1))
