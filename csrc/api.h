@@ -36,6 +36,12 @@ DLM_API int32_t dlm_cpu_denoise_step(const dlm::StepArgs* args, const dlm_execut
                                      dlm_error* error);
 DLM_API int32_t dlm_cpu_topk_unmask(const dlm::UnmaskArgs* args, const dlm_executor* executor, void* workspace,
                                     dlm_error* error);
+DLM_API int32_t dlm_cpu_renoise_step(const dlm::RenoiseArgs* args, const dlm_executor* executor, void* workspace,
+                                     dlm_error* error);
+DLM_API int32_t dlm_cpu_transition_step(const dlm::TransitionArgs* args, const dlm_executor* executor, void* workspace,
+                                        dlm_error* error);
+DLM_API int32_t dlm_cpu_q_sample(const dlm::NoisingArgs* args, const dlm_executor* executor, void* workspace,
+                                 dlm_error* error);
 
 // CUDA: the same arguments with pointers of one device, which is current. Work is enqueued on `stream` (a cudaStream_t)
 // and nothing waits for it. `scratch` is dlm_cuda_scratch_bytes of anything, 256-byte aligned, until that work is done;
@@ -46,6 +52,10 @@ DLM_API int32_t dlm_cuda_row_stats(const dlm::RowStatsArgs* args, void* scratch,
 DLM_API int32_t dlm_cuda_draw_tokens(const dlm::DrawArgs* args, void* scratch, void* stream, dlm_error* error);
 DLM_API int32_t dlm_cuda_denoise_step(const dlm::StepArgs* args, void* scratch, void* stream, dlm_error* error);
 DLM_API int32_t dlm_cuda_topk_unmask(const dlm::UnmaskArgs* args, void* scratch, void* stream, dlm_error* error);
+DLM_API int32_t dlm_cuda_renoise_step(const dlm::RenoiseArgs* args, void* scratch, void* stream, dlm_error* error);
+DLM_API int32_t dlm_cuda_transition_step(const dlm::TransitionArgs* args, void* scratch, void* stream,
+                                         dlm_error* error);
+DLM_API int32_t dlm_cuda_q_sample(const dlm::NoisingArgs* args, void* scratch, void* stream, dlm_error* error);
 // Whether all arrival counters are back at 0 once the current device is idle, as they always must be. For tests: waits.
 DLM_API int32_t dlm_cuda_counters_at_rest(void);
 // Reads `bytes` once (16-byte aligned, a multiple of 16) and nearly never writes to `sink`: a bench's read bandwidth.

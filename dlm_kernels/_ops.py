@@ -15,22 +15,36 @@ from . import _load, reference
 
 _SWEEP = "Tensor? uncond_logits=None, float cfg_scale=0.0, Tensor? suppress=None"
 _PLACE = "Tensor? start=None, Tensor? rows=None"
-_DRAW = (
-    "int shift=0, Tensor? suppress=None, Tensor? demote=None, Tensor? uncond_logits=None, float cfg_scale=0.0, "
-    'Tensor? uniform=None, str confidence="prob", str confidence_from="raw", str conf_dtype="float32"'
-)
+_LAW = "Tensor? uncond_logits=None, float cfg_scale=0.0"
+_SCORE = 'str confidence="prob", str confidence_from="raw", str conf_dtype="float32"'
+_DRAW = f"int shift=0, Tensor? suppress=None, Tensor? demote=None, {_LAW}, Tensor? uniform=None"
 _WINDOW = "int window_start=0, int window_stop=-1, Tensor? frozen=None"
+_TRACE = "Tensor(t!)? trace=None, Tensor(u!)? trace_steps=None"
 
 SCHEMAS = {
     "row_stats": f"(Tensor logits, Tensor temperature, *, Tensor? given=None, {_SWEEP}) -> "
     "(Tensor argmax, Tensor max, Tensor logsumexp, Tensor second, Tensor rest, Tensor entropy, Tensor p_given, Tensor bad)",
-    "draw_tokens": f"(Tensor logits, Tensor temperature, Tensor seed, Tensor step, *, {_PLACE}, int length=0, {_DRAW}) -> "
+    "draw_tokens": f"(Tensor logits, Tensor temperature, Tensor seed, Tensor step, *, {_PLACE}, int length=0, {_DRAW}, "
+    f"Tensor? given=None, {_SCORE}) -> "
     "(Tensor tokens, Tensor confidence, Tensor key, Tensor logprob, Tensor entropy, Tensor bad)",
     "denoise_step_": "(Tensor(a!) x, Tensor logits, Tensor temperature, Tensor seed, Tensor step, Tensor quota, *, "
-    f"int mask_id, str rule, float level=0.0, bool strict=True, {_WINDOW}, {_PLACE}, {_DRAW}) -> "
+    f"int? mask_id=None, str rule, float level=0.0, bool strict=True, {_WINDOW}, {_PLACE}, {_DRAW}, {_SCORE}, {_TRACE}) -> "
     "(Tensor tokens, Tensor confidence, Tensor committed, Tensor num_committed, Tensor num_open, Tensor num_bad)",
-    "topk_unmask_": "(Tensor(a!) x, Tensor tokens, Tensor confidence, Tensor quota, *, int mask_id, "
-    f"{_WINDOW}, {_PLACE}) -> (Tensor committed, Tensor num_committed, Tensor num_open, Tensor num_bad)",
+    "topk_unmask_": "(Tensor(a!) x, Tensor tokens, Tensor confidence, Tensor quota, *, int? mask_id=None, "
+    f"{_WINDOW}, {_PLACE}, Tensor? step=None, {_TRACE}) -> "
+    "(Tensor committed, Tensor num_committed, Tensor num_open, Tensor num_bad)",
+    "renoise_step_": "(Tensor(a!) x, Tensor logits, Tensor temperature, Tensor seed, Tensor step, Tensor quota, *, "
+    "int mask_id=-1, str rule, float level=0.0, bool strict=True, Tensor(b!)? committed=None, "
+    "Tensor(c!)? argmax=None, Tensor(d!)? unchanged=None, Tensor(e!)? done=None, Tensor(f!)? probs=None, "
+    f"int stability=1, float confident=0.0, {_WINDOW}, {_PLACE}, int shift=0, Tensor? suppress=None, {_LAW}, "
+    f"float softcap=0.0, Tensor? uniform=None, {_SCORE}, {_TRACE}) -> (Tensor tokens, Tensor best, Tensor entropy, "
+    "Tensor confidence, Tensor accepted, Tensor num_accepted, Tensor num_bad)",
+    "transition_step_": "(Tensor(a!) x, Tensor logits, Tensor temperature, Tensor seed, Tensor step, Tensor coefficients, *, "
+    f'int mask_id=-1, str tempered="before", str redraw="none", float level=0.0, {_WINDOW}, {_PLACE}, int shift=0, '
+    f"Tensor? suppress=None, {_LAW}, Tensor? uniform=None, {_TRACE}) -> "
+    "(Tensor tokens, Tensor route, Tensor p_current, Tensor confidence, Tensor num_changed, Tensor num_bad)",
+    "q_sample": "(Tensor x, Tensor rates, Tensor seed, Tensor step, *, int vocab_size, int mask_id=-1, "
+    "Tensor? frozen=None, Tensor? uniform=None) -> (Tensor x_t, Tensor route)",
 }
 
 
@@ -58,6 +72,20 @@ def _fake_denoise_step_(x, logits, temperature, seed, step, quota, **_):
 
 def _fake_topk_unmask_(x, tokens, confidence, quota, **_):
     return x.new_empty(tokens.shape, dtype=torch.bool), *_fake_counts(x)
+
+
+def _fake_renoise_step_(x, logits, temperature, seed, step, quota, **_):
+    shape, dtypes = logits.shape[:-1], (x.dtype, x.dtype, torch.float32, torch.float32, torch.bool)
+    return *[x.new_empty(shape, dtype=dtype) for dtype in dtypes], *_fake_counts(x)[:2]
+
+
+def _fake_transition_step_(x, logits, temperature, seed, step, coefficients, **_):
+    shape, dtypes = logits.shape[:-1], (x.dtype, torch.uint8, torch.float32, torch.float32)
+    return *[x.new_empty(shape, dtype=dtype) for dtype in dtypes], *_fake_counts(x)[:2]
+
+
+def _fake_q_sample(x, rates, seed, step, **_):
+    return x.new_empty(x.shape), x.new_empty(x.shape, dtype=torch.uint8)
 
 
 @functools.cache
@@ -96,3 +124,6 @@ row_stats = torch.ops.dlm_kernels.row_stats.default
 draw_tokens = torch.ops.dlm_kernels.draw_tokens.default
 denoise_step_ = torch.ops.dlm_kernels.denoise_step_.default
 topk_unmask_ = torch.ops.dlm_kernels.topk_unmask_.default
+renoise_step_ = torch.ops.dlm_kernels.renoise_step_.default
+transition_step_ = torch.ops.dlm_kernels.transition_step_.default
+q_sample = torch.ops.dlm_kernels.q_sample.default

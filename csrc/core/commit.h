@@ -1,7 +1,8 @@
-// One position: write the draw. Kept apart from decide so that edit, renoise and the trace join here.
+// One position of a step: what is reported of it, and what is written.
 #pragma once
 
-#include "draw.h"
+#include "trace.h"
+#include "transition.h"
 
 namespace dlm {
 
@@ -17,10 +18,78 @@ DLM_HD void store_drawn(const StepOutputs& out, const Array& x, int64_t row, con
   out.confidence[row] = static_cast<float>(drawn.score.value);
 }
 
-// Returns whether the position is still open: a model may draw the mask token itself.
-DLM_HD bool commit(const DecideParams& d, const Place& at, int64_t token) {
-  store_int(d.x.data, d.x.dtype, at.b * d.x.stride[0] + at.p * d.x.stride[1], token);
-  return token == d.mask_id;
+// What transition_step_ reports of a row: not read or bad, and moved (or not).
+DLM_HD void store_moved(const TransitionOutputs& out, const Array& x, int64_t row, int64_t token, Route route,
+                        double p_current, double confidence) {
+  store_int(out.tokens, x.dtype, row, token);
+  out.route[row] = static_cast<uint8_t>(route);
+  out.p_current[row] = static_cast<float>(p_current);
+  out.confidence[row] = static_cast<float>(confidence);
+}
+
+DLM_HD void store_unmoved(const TransitionOutputs& out, const Array& x, int64_t row, const Place& at) {
+  store_moved(out, x, row, token_on_canvas(x, at), kStay, 0, -kInfinity);
+}
+
+// The only way a step changes the canvas: with the trace.
+DLM_HD void write(const DecideParams& d, const Place& at, const TraceEvent& event) {
+  if (given(d.trace.positions)) record(d.trace, int_at(d.trace.step, 0), at, event);
+  store_int(d.x.data, d.x.dtype, at.b * d.x.stride[0] + at.p * d.x.stride[1], event.after);
+}
+
+// A draw that its sequence accepts. Returns whether the position is still open: a model may draw the mask token itself.
+DLM_HD bool commit(const DecideParams& d, const Place& at, int64_t token, float gain) {
+  const bool open = d.has_mask && token == d.mask_id;
+  TraceEvent event;
+  event.before = token_on_canvas(d.x, at);
+  event.after = token;
+  event.committed = open ? -1 : token;
+  event.gain = gain;
+  write(d, at, event);
+  return open;
+}
+
+// A drawn row of renoise_step_ once its sequence has decided: it takes its draw, or `token` is noise. The trace follows
+// the best token, since accepted ones are decided again in the next step.
+DLM_HD void renoise(const RenoiseArgs& a, int64_t row, const Place& at, bool accepted, int64_t token, float gain) {
+  const DecideParams& d = a.step.decide;
+  TraceEvent event;
+  event.before = token_on_canvas(d.x, at);
+  event.after = token;
+  event.by_noise = !accepted;
+  event.committed = load_int(a.out.argmax, d.x.dtype, row);
+  event.gain = gain;
+  write(d, at, event);
+  store_int(a.step.out.tokens, d.x.dtype, row, token);
+  a.step.out.unmask.committed[row] = accepted;
+  if (accepted && given(d.committed)) {
+    static_cast<bool*>(d.committed.data)[at.b * d.committed.stride[0] + at.p * d.committed.stride[1]] = true;
+  }
+}
+
+// Brings the most probable canvas up to date. Returns whether it changes here.
+DLM_HD bool update_argmax(const RenoiseArgs& a, int64_t row, const Place& at) {
+  const Array& argmax = a.state.argmax;
+  if (!given(argmax)) return false;
+  const int64_t best = load_int(a.out.argmax, argmax.dtype, row), offset = at.b * argmax.stride[0] + at.p * argmax.stride[1];
+  const bool changed = load_int(argmax.data, argmax.dtype, offset) != best;
+  store_int(argmax.data, argmax.dtype, offset, best);
+  return changed;
+}
+
+// Whether a sequence has come to rest, from what its `rows` good ones and its bad ones left. transformers'
+// StableAndConfidentStoppingCriteria.
+DLM_HD void update_done(const RenoiseArgs& a, int64_t b, int64_t rows, int64_t bad, bool changed, double entropy) {
+  const Array &unchanged = a.state.unchanged, &done = a.step.decide.done;
+  if (rows + bad == 0) return;
+  int64_t steps = 0;
+  if (given(unchanged)) {
+    int64_t* const count = static_cast<int64_t*>(unchanged.data) + b * unchanged.stride[0];
+    steps = *count = changed ? 0 : *count + 1;
+  }
+  if (!given(done)) return;
+  const bool confident = bad == 0 && entropy / static_cast<double>(rows) < a.state.confident;
+  static_cast<bool*>(done.data)[b * done.stride[0]] = confident && steps >= a.state.stability;
 }
 
 }  // namespace dlm

@@ -29,10 +29,20 @@ DLM_HD RowLaw row_law(float temperature, bool from_sampled, bool tilt) {
   return law;
 }
 
-// The uniform number of a row: the caller's, or the one keyed by (seed, position, step).
-DLM_HD double row_uniform(const DrawParams& d, const Geometry& g, int64_t row, const Place& at) {
-  if (given(d.uniform)) return static_cast<const double*>(d.uniform.data)[row_offset(g, d.uniform, row)];
-  return uniform_52(noise(int_at(d.seed, at.b), at.p, int_at(d.step, 0), kStreamDraw));
+// The uniform number of a row for `stream`: the caller's, in this column where a step needs several, or the one keyed
+// by (seed, position, step).
+DLM_HD double row_uniform(const DrawParams& d, const Geometry& g, int64_t row, const Place& at,
+                          Stream stream = kStreamDraw, int64_t column = 0) {
+  if (given(d.uniform)) {
+    const int64_t offset = row_offset(g, d.uniform, row) + column * d.uniform.stride[d.uniform.ndim - 1];
+    return static_cast<const double*>(d.uniform.data)[offset];
+  }
+  return uniform_52(noise(int_at(d.seed, at.b), at.p, int_at(d.step, 0), stream));
+}
+
+// What draw_tokens was told that the row's position holds.
+DLM_HD int64_t given_token(const DrawParams& d, const Geometry& g, int64_t row) {
+  return given(d.current) ? static_cast<const int64_t*>(d.current.data)[row_offset(g, d.current, row)] : -1;
 }
 
 struct ChunkPick {
@@ -68,9 +78,11 @@ DLM_HD ChunkPick pick_chunk(const ChunkStats* chunks, int64_t n, double beta, do
 struct DrawnRow {
   bool good = false;
   int64_t token = -1;
+  int64_t best = -1;  // the argmax
   Score score;
   float logprob = -kInfinity;
   float entropy = 0;
+  float gain = 0;  // log p(token) - log p(the token that the trace has committed here)
 };
 
 DLM_HD bool holds(const Array& ids, int64_t token) {
@@ -82,15 +94,17 @@ DLM_HD bool holds(const Array& ids, int64_t token) {
 
 // A drawn token with logit z, scored under the confidence law.
 DLM_HD DrawnRow score_draw(const DrawParams& d, const Resolved& r, const RowLaw& law, const RowStats& stats,
-                           const Place& at, int64_t token, float z) {
+                           const Place& at, int64_t token, float z, const Current& current) {
   DrawnRow out;
   out.good = true;
   out.token = token;
+  out.best = stats.argmax;
   const float rank =
       r.confidence == kRandom ? uniform_23(noise(int_at(d.seed, at.b), at.p, int_at(d.step, 0), kStreamRank)) : 0;
   out.score = holds(d.demote, token)
                   ? demoted(r.confidence)
-                  : score(r.confidence, r.conf_dtype, stats, odds_against(stats, token, z, law.beta), law.beta, rank);
+                  : score(r.confidence, r.conf_dtype, stats, token, odds_against(stats, token, z, law.beta), law.beta,
+                          rank, current);
   out.logprob = static_cast<float>(log_prob(stats, token, z, law.beta));
   out.entropy = law.tilt ? static_cast<float>(entropy(stats)) : 0;
   return out;

@@ -33,6 +33,7 @@ struct SweepParams {
   Array suppress;     // [n] int64: ids that count as -inf
   Array temperature;  // [1] or [B] float32
   double cfg_scale = 0;
+  double softcap = 0;  // c: every logit z becomes c tanh(z / c), before anything else; 0: as they are
 };
 
 // Which canvas position a logits row belongs to.
@@ -47,24 +48,45 @@ struct PlaceParams {
 struct DrawParams {
   Array seed;     // [1] or [B] int64
   Array step;     // one int64
-  Array uniform;  // rows' shape, float64 in (0, 1): overrides the keyed uniform
+  Array uniform;  // rows' shape, float64 in (0, 1): overrides the keyed uniform; [..., n] where a step needs n of them
   Array demote;   // [n] int64: ids whose positions rank last
+  Array current;  // rows' shape int64, -1 = none: what "gain" and "change" compare with; steps take it from the canvas
   const char* confidence = "prob";
   const char* confidence_from = "raw";
   const char* conf_dtype = "float32";
 };
 
-// Which positions may change, and how many do.
+// Revision counters, updated where positions change; not given: none are kept. trace.h
+struct TraceParams {
+  Array positions;  // [B, L, 8] int32, contiguous: a PositionTrace each
+  Array steps;      // [S, B, kNumTraceColumns] int64, contiguous: events per step
+  Array step;       // one int64: now
+};
+
+// Which positions may change, how many do, and who takes note of it.
 struct DecideParams {
   Array x;       // [B, L] int64 or int32
   Array frozen;  // [B, L] bool
   Array quota;   // [1] or [B] int64
   int64_t mask_id = 0;
+  bool has_mask = true;  // false: every position is open, whatever it holds
+  Array committed;       // [B, L] bool: positions that are closed for good; renoise_step_ closes more, and its quota counts
+  Array done;            // [B] bool: sequences that are left alone
+  TraceParams trace;
   int64_t window_start = 0;
   int64_t window_stop = -1;  // -1: L
   const char* rule = "topk";
   double level = 0;
   bool strict = true;
+};
+
+// What renoise_step_ carries from step to step besides DecideParams' committed and done; each may be missing.
+struct RenoiseParams {
+  Array argmax;           // [B, L], dtype of x: the most probable canvas
+  Array unchanged;        // [B] int64: for how many steps in a row argmax was the same
+  Array probs;            // rows' shape + [V], bfloat16: the law of confidence_from
+  int64_t stability = 1;  // done: argmax unchanged for this many steps,
+  double confident = 0;   // and the mean entropy of the sequence below this
 };
 
 // Outputs: of the rows' shape and contiguous, counts [B].
@@ -92,6 +114,23 @@ struct StepOutputs {
   UnmaskOutputs unmask;
 };
 
+struct RenoiseOutputs {
+  void* argmax = nullptr;  // dtype of x
+  float* entropy = nullptr;
+};
+
+struct TransitionOutputs {
+  void* tokens = nullptr;    // dtype of x
+  uint8_t* route = nullptr;  // Route
+  float *p_current = nullptr, *confidence = nullptr;
+  int64_t *num_changed = nullptr, *num_bad = nullptr;
+};
+
+struct NoisingOutputs {
+  void* x_t = nullptr;  // dtype of x_0
+  uint8_t* route = nullptr;
+};
+
 struct RowStatsArgs {
   SweepParams sweep;
   Array given;  // rows' shape int64, -1 = none
@@ -111,6 +150,36 @@ struct StepArgs {
   DrawParams draw;
   DecideParams decide;
   StepOutputs out;
+};
+
+// A step whose candidates either take their draw or fall back to noise.
+struct RenoiseArgs {
+  StepArgs step;         // draw.uniform: [..., 2] for draw and noise
+  int64_t mask_id = -1;  // never drawn as noise; -1: none
+  RenoiseParams state;
+  RenoiseOutputs out;
+};
+
+struct TransitionArgs {
+  SweepParams sweep;
+  PlaceParams place;
+  DrawParams draw;       // uniform: [..., 3] for route, draw and noise
+  DecideParams decide;   // which positions may change
+  Array coefficients;    // [1, 14], [B, 14] or [B, L, 14] float64: transition.h
+  int64_t mask_id = -1;  // never drawn as noise, and never by a law if suppressed there; -1: none
+  const char* tempered = "before";
+  const char* redraw = "none";  // redraw.h
+  double level = 0;             // of the redraw
+  TransitionOutputs out;
+};
+
+struct NoisingArgs {
+  Array x;                    // [B, L] int64 or int32: x_0
+  Array rates;                // [1, 2], [B, 2] or [B, L, 2] float64: probability of uniform noise, and of the mask
+  Array frozen;               // [B, L] bool
+  Array seed, step, uniform;  // uniform: [B, L, 2] for route and noise
+  int64_t vocab = 0, mask_id = -1;
+  NoisingOutputs out;
 };
 
 struct UnmaskArgs {

@@ -8,8 +8,7 @@
 // sampler. They are free of V: it enters here, as `support`, the number of tokens that uniform noise can be.
 #pragma once
 
-#include "geometry.h"
-#include "philox.h"
+#include "draw.h"
 
 namespace dlm {
 
@@ -40,11 +39,15 @@ constexpr int64_t kTransitionSize = 14;
 DLM_HD Bridge bridge_from(const double* v) { return {v[0], v[1], v[2], v[3], v[4], v[5]}; }
 DLM_HD Transition transition_from(const double* v) { return {v[0], v[1], bridge_from(v + 2), bridge_from(v + 8)}; }
 
-// Of position `at`, from [1, 14], [B, 14] or [B, L, 14] float64.
+// The numbers of position `at`, from [1, n], [B, n] or [B, L, n] float64.
+DLM_HD const double* of_schedule(const Array& numbers, const Place& at) {
+  const int64_t b = numbers.shape[0] == 1 ? 0 : at.b;
+  const int64_t offset = b * numbers.stride[0] + (numbers.ndim == 3 ? at.p * numbers.stride[1] : 0);
+  return static_cast<const double*>(numbers.data) + offset;
+}
+
 DLM_HD Transition transition_at(const Array& coefficients, const Place& at) {
-  const int64_t b = coefficients.shape[0] == 1 ? 0 : at.b, p = coefficients.ndim == 3 ? at.p : 0;
-  return transition_from(static_cast<const double*>(coefficients.data) + b * coefficients.stride[0] +
-                         p * coefficients.stride[1]);
+  return transition_from(of_schedule(coefficients, at));
 }
 
 // Probabilities. `model` is a draw from the model's law without x_t, and `mask` a move to the mask: whatever lands on
@@ -113,10 +116,60 @@ DLM_HD Route pick_route(const RouteWeights& w, double u) {
   return last;
 }
 
+// Odds against what a position holds; a greedy law is its argmax alone.
+DLM_HD double odds_of(const RowLaw& law, const RowStats& stats, const Current& current) {
+  if (!(law.draw_beta > 0)) return current.token == stats.argmax ? 0 : kInfinity;
+  return odds_against(stats, current.token, current.z, law.beta);
+}
+
+// The route of a position that holds `current`, whose row has these statistics.
+DLM_HD Route choose_route(const TransitionArgs& a, const Resolved& r, const RowLaw& law, const RowStats& stats,
+                          const Place& at, const Current& current, double u) {
+  const Transition t = transition_at(a.coefficients, at);
+  const double support = static_cast<double>(noise_support(r.vocab, a.mask_id));
+  const double odds =
+      leave_one_out_odds(odds_of(law, stats, current), t.evidence, support, r.tempered_after ? law.beta : 1);
+  return pick_route(route_weights(t, odds, current.token == a.mask_id, support), u);
+}
+
+// Of the law, whatever the route.
+DLM_HD double probability(const RowStats& stats, const Current& of, double beta) {
+  return 1 / (1 + odds_against(stats, of.token, of.z, beta));
+}
+
+// Forward: what becomes of a clean token at a level where it is uniform noise or the mask with these probabilities.
+DLM_HD Route noising_route(double noise, double mask, double u) {
+  RouteWeights w;
+  w.noise = noise;
+  w.mask = mask;
+  w.stay = max_of(0.0, 1 - noise - mask);
+  return pick_route(w, u);
+}
+
 // A uniform token, never the mask; support >= 1.
 DLM_HD int64_t noise_token(double u, int64_t support, int64_t mask_id) {
   const int64_t token = min_of(static_cast<int64_t>(u * static_cast<double>(support)), support - 1);
   return token + (mask_id >= 0 && mask_id <= token);
+}
+
+// One position of q_sample.
+DLM_HD void noise_position(const NoisingArgs& a, const Resolved& r, const Place& at) {
+  const auto uniform = [&](Stream stream, int64_t column) {
+    if (given(a.uniform)) {
+      const int64_t* const s = a.uniform.stride;
+      return static_cast<const double*>(a.uniform.data)[at.b * s[0] + at.p * s[1] + column * s[2]];
+    }
+    return uniform_52(noise(int_at(a.seed, at.b), at.p, int_at(a.step, 0), stream));
+  };
+  const double* const rates = of_schedule(a.rates, at);
+  const int64_t row = at.b * a.x.shape[1] + at.p;
+  int64_t token = token_on_canvas(a.x, at);
+  Route route = kStay;
+  if (!flag_at(a.frozen, at)) route = noising_route(rates[0], rates[1], uniform(kStreamRoute, 0));
+  if (route == kNoise) token = noise_token(uniform(kStreamNoise, 1), noise_support(r.vocab, a.mask_id), a.mask_id);
+  if (route == kRemask) token = a.mask_id;
+  store_int(a.out.x_t, a.x.dtype, row, token);
+  a.out.route[row] = static_cast<uint8_t>(route);
 }
 
 }  // namespace dlm

@@ -14,7 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "resolved.h"
+#include "redraw.h"
+#include "trace.h"
 
 namespace dlm {
 
@@ -97,27 +98,37 @@ inline int32_t name(const char* argument, const char* got, const Names& known) {
   return 0;
 }
 
-// The first value of an up to 2-d array that is not good is named.
+// The first value, in index order, that is not good is named.
 template <class T, class Good>
-void values(const char* argument, const Array& a, Good good, const std::string& rule) {
+void values(const char* argument, const Array& a, Good good, const std::string& rule, int32_t dim = 0,
+            int64_t offset = 0) {
   if (a.device >= 0) return;
-  const int64_t rows = a.ndim > 1 ? a.shape[0] : 1, cols = a.ndim == 0 ? 1 : a.shape[a.ndim - 1];
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < cols; ++j) {
-      const int64_t offset = (a.ndim > 1 ? i * a.stride[0] : 0) + (a.ndim == 0 ? 0 : j * a.stride[a.ndim - 1]);
-      const T v = static_cast<const T*>(a.data)[offset];
-      require(good(v), argument, rule,
-              std::is_integral<T>::value ? number(static_cast<int64_t>(v)) : number(static_cast<double>(v)));
-    }
+  if (dim < a.ndim) {
+    for (int64_t i = 0; i < a.shape[dim]; ++i) values<T>(argument, a, good, rule, dim + 1, offset + i * a.stride[dim]);
+    return;
   }
+  const T v = static_cast<const T*>(a.data)[offset];
+  require(good(v), argument, rule,
+          std::is_integral<T>::value ? number(static_cast<int64_t>(v)) : number(static_cast<double>(v)));
+}
+
+inline void not_overlapping(const char* argument, const Array& a) {
+  bool overlaps = false;
+  for (int32_t d = 0; d < a.ndim; ++d) overlaps |= a.shape[d] > 1 && a.stride[d] == 0;
+  require(!overlaps, argument, "must not overlap itself (stride 0)", "strides " + list(a.stride, a.ndim));
+}
+
+inline void contiguous(const char* argument, const Array& a) {
+  int64_t stride = 1;
+  bool good = true;
+  for (int32_t d = a.ndim - 1; d >= 0; stride *= a.shape[d--]) good &= a.shape[d] == 1 || a.stride[d] == stride;
+  require(good || numel(a) == 0, argument, "must be contiguous", "strides " + list(a.stride, a.ndim));
 }
 
 inline void canvas(const Array& x) {
   dtype("x", x, {kInt64, kInt32});
   dims("x", x, "[B, L]", 2);
-  bool overlaps = false;
-  for (int32_t d = 0; d < 2; ++d) overlaps |= x.shape[d] > 1 && x.stride[d] == 0;
-  require(!overlaps, "x", "must not overlap itself (stride 0)", "strides " + list(x.stride, x.ndim));
+  not_overlapping("x", x);
 }
 
 // [B, W, ...] must fit the canvas.
@@ -191,11 +202,39 @@ inline void window(const DecideParams& d) {
           "must be -1 or in [" + number(d.window_start) + ", " + number(length) + "]", number(d.window_stop));
 }
 
-inline void frozen(const DecideParams& d) {
-  if (!given(d.frozen)) return;
-  dtype("frozen", d.frozen, {kBool});
-  on_device("frozen", d.frozen, "x", d.x);
-  has_shape("frozen", d.frozen, {{d.x.shape[0], d.x.shape[1]}});
+// dims 2: [B, L]; 1: [B].
+inline void like_canvas(const char* argument, const Array& a, DType type, const Array& x, int32_t dims = 2) {
+  if (!given(a)) return;
+  dtype(argument, a, {type});
+  on_device(argument, a, "x", x);
+  has_shape(argument, a, {std::vector<int64_t>(x.shape, x.shape + dims)});
+}
+
+inline void frozen(const DecideParams& d) { like_canvas("frozen", d.frozen, kBool, d.x); }
+
+// What a step carries over and writes.
+inline void state(const char* argument, const Array& a, DType type, const Array& x, int32_t dims = 2) {
+  like_canvas(argument, a, type, x, dims);
+  if (given(a)) not_overlapping(argument, a);
+}
+
+inline void trace(const DecideParams& d) {
+  const Array &positions = d.trace.positions, &steps = d.trace.steps;
+  if (given(positions)) {
+    dtype("trace", positions, {kInt32});
+    on_device("trace", positions, "x", d.x);
+    has_shape("trace", positions, {{d.x.shape[0], d.x.shape[1], kTraceWords}});
+    contiguous("trace", positions);
+  }
+  require(given(steps) == given(positions), "trace_steps", "must be given with trace, and only then",
+          given(steps) ? shape(steps) : "none");
+  if (!given(steps)) return;
+  dtype("trace_steps", steps, {kInt64});
+  on_device("trace_steps", steps, "x", d.x);
+  dims("trace_steps", steps, "[S, B, 8]", 3);
+  require(steps.shape[0] >= 1, "trace_steps", "must have a step", shape(steps));
+  has_shape("trace_steps", steps, {{steps.shape[0], d.x.shape[0], kNumTraceColumns}});
+  contiguous("trace_steps", steps);
 }
 
 // last < 0: no limit.
@@ -241,6 +280,80 @@ inline void ids(const char* argument, const Array& a, const Array& like) {
   dims(argument, a, "[n]", 1);
 }
 
+inline void softcap(const SweepParams& s) {
+  require(std::isfinite(s.softcap) && s.softcap >= 0, "softcap", "must be finite and >= 0", number(s.softcap));
+}
+
+// Uniform noise must have a token to be.
+inline void noise_prior(int64_t mask_id, int64_t vocab) {
+  require(mask_id >= -1, "mask_id", "must be >= -1 (none)", number(mask_id));
+  require(noise_support(vocab, mask_id) >= 1, "mask_id", "must leave a token of the vocabulary for noise",
+          number(mask_id));
+}
+
+// [1, n], [B, n] or [B, L, n] float64.
+inline void of_schedule(const char* argument, const Array& a, int64_t n, const Array& x) {
+  dtype(argument, a, {kFloat64});
+  on_device(argument, a, "x", x);
+  has_shape(argument, a, {{1, n}, {x.shape[0], n}, {x.shape[0], x.shape[1], n}});
+  unit_stride(argument, a);
+}
+
+// Nothing becomes a mask that there is none of: `column` of each row is the chance of it.
+inline void no_way_to_no_mask(const char* argument, Array a, int64_t column, int64_t mask_id) {
+  if (mask_id >= 0 || a.device >= 0) return;
+  a.data = static_cast<double*>(a.data) + column;
+  a.shape[a.ndim - 1] = 1;
+  values<double>(argument, a, [](double v) { return v == 0; }, "must not lead to the mask without mask_id");
+}
+
+inline void coefficients(const TransitionArgs& a) {
+  of_schedule("coefficients", a.coefficients, kTransitionSize, a.decide.x);
+  values<double>("coefficients", a.coefficients, [](double v) { return std::isfinite(v); }, "must be finite");
+  no_way_to_no_mask("coefficients", a.coefficients, 7, a.mask_id);  // of a token: Bridge::mask
+}
+
+inline void rates(const NoisingArgs& a) {
+  of_schedule("rates", a.rates, 2, a.x);
+  values<double>("rates", a.rates, [](double v) { return v >= 0 && v <= 1; }, "must be in [0, 1]");
+  for (int64_t i = 0; a.rates.device < 0 && i < numel(a.rates) / 2; ++i) {
+    const int64_t width = a.rates.ndim == 3 ? a.rates.shape[1] : 1;
+    const double* const rate =
+        static_cast<const double*>(a.rates.data) + i / width * a.rates.stride[0] + i % width * a.rates.stride[1];
+    const double total = rate[0] + rate[1];
+    require(total <= 1 + 1e-9, "rates", "must sum to at most 1", number(total));
+  }
+  no_way_to_no_mask("rates", a.rates, 1, a.mask_id);
+}
+
+inline void redraw(const TransitionArgs& a, Resolved* out) {
+  Names names;
+  for (int32_t kind = 0; kind < kNumRedraws; ++kind) names.push_back(redraw_name(kind));
+  out->redraw = name("redraw", a.redraw, names);
+  if (out->redraw == kMinP) {
+    require(a.level >= 0 && a.level <= 1, "level", "must be in [0, 1] for min_p", number(a.level));
+  } else if (out->redraw == kGuidance) {
+    require(std::isfinite(a.level), "level", "must be finite for guidance", number(a.level));
+    require(given(a.sweep.uncond), "uncond_logits", "must be given for guidance", "none");
+    require(a.sweep.cfg_scale == 0, "cfg_scale", "must be 0 for guidance", number(a.sweep.cfg_scale));
+  }
+  if (out->redraw != kNoRedraw) {
+    values<float>("temperature", a.sweep.temperature, [](float v) { return v > 0; }, "must be > 0 with redraw");
+  }
+}
+
+// What a transition starts from must be a token, or the mask; other ops do not care.
+inline void current_tokens(const TransitionArgs& a, const Geometry& g, int64_t vocab) {
+  if (a.decide.x.device >= 0) return;
+  const std::string rule =
+      "must hold tokens in [0, " + number(vocab) + ")" + (a.mask_id < 0 ? "" : " or mask_id") + " where it may change";
+  for_each_place(g, [&](int64_t, const Place& at) {
+    if (!is_candidate(a.decide, at)) return;
+    const int64_t token = token_on_canvas(a.decide.x, at);
+    require((token >= 0 && token < vocab) || (a.mask_id >= 0 && token == a.mask_id), "x", rule, number(token));
+  });
+}
+
 inline void guidance(const SweepParams& s) {
   if (given(s.uncond)) {
     dtype("uncond_logits", s.uncond, {static_cast<DType>(s.logits.dtype)});
@@ -258,14 +371,25 @@ inline void like_rows(const char* argument, const Array& a, DType type, const Ar
   has_shape(argument, a, {std::vector<int64_t>(logits.shape, logits.shape + logits.ndim - 1)});
 }
 
-inline void uniform(const Array& u, const Array& logits) {
-  like_rows("uniform", u, kFloat64, logits);
-  if (given(u)) values<double>("uniform", u, [](double v) { return v >= 0 && v < 1; }, "must be in [0, 1)");
+// columns: how many of them a row needs; 0 is one, without a dimension of its own.
+inline void uniform(const Array& u, const std::vector<int64_t>& rows, int64_t columns, const char* anchor,
+                    const Array& like) {
+  if (!given(u)) return;
+  std::vector<int64_t> shape = rows;
+  if (columns > 0) shape.push_back(columns);
+  dtype("uniform", u, {kFloat64});
+  on_device("uniform", u, anchor, like);
+  has_shape("uniform", u, {shape});
+  values<double>("uniform", u, [](double v) { return v >= 0 && v < 1; }, "must be in [0, 1)");
+}
+inline void uniform(const Array& u, const Array& logits, int64_t columns = 0) {
+  uniform(u, std::vector<int64_t>(logits.shape, logits.shape + logits.ndim - 1), columns, "logits", logits);
 }
 
 inline void scoring(const DrawParams& d, Resolved* out) {
-  out->confidence = name("confidence", d.confidence,
-                         {confidence_name(0), confidence_name(1), confidence_name(2), confidence_name(3)});
+  Names names;
+  for (int32_t kind = 0; kind < kNumConfidences; ++kind) names.push_back(confidence_name(kind));
+  out->confidence = name("confidence", d.confidence, names);
   out->from_sampled = name("confidence_from", d.confidence_from, {"raw", "sampled"}) == 1;
   const DType conf_dtypes[] = {kFloat32, kBFloat16, kFloat64};
   out->conf_dtype = conf_dtypes[name("conf_dtype", d.conf_dtype, {"float32", "bfloat16", "float64"})];
@@ -336,7 +460,10 @@ inline Resolved validate(const DrawArgs& a) {
   check::ids("demote", a.draw.demote, s.logits);
   check::guidance(s);
   check::uniform(a.draw.uniform, s.logits);
+  check::like_rows("given", a.draw.current, kInt64, s.logits);
   check::scoring(a.draw, &out);
+  check::require(!compares(out.confidence) || given(a.draw.current), "given",
+                 std::string("must be given for confidence ") + a.draw.confidence, "none");
   out.geometry = check::geometry(s.logits, 1, a.place, length);
   if (listed && batch > 1) out.geometry.limit = batch * length;
   out.vocab = s.logits.shape[s.logits.ndim - 1];
@@ -366,9 +493,105 @@ inline Resolved validate(const StepArgs& a) {
   check::guidance(s);
   check::uniform(a.draw.uniform, s.logits);
   check::scoring(a.draw, &out);
+  check::trace(a.decide);
   out.geometry = check::geometry(s.logits, 1, a.place, length);
   out.geometry.limit = batch * length;
   out.vocab = s.logits.shape[s.logits.ndim - 1];
+  return out;
+}
+
+inline Resolved validate(const RenoiseArgs& args) {
+  const StepArgs& a = args.step;
+  const RenoiseParams& state = args.state;
+  const SweepParams& s = a.sweep;
+  const Array& x = a.decide.x;
+  const bool packed = given(a.place.rows);
+  Resolved out;
+  check::canvas(x);
+  const int64_t batch = x.shape[0], length = x.shape[1];
+  check::logits(s.logits, packed ? check::kPacked : check::kDense, &x);
+  out.vocab = s.logits.shape[s.logits.ndim - 1];
+  check::temperature(s.temperature, batch, "x", x);
+  check::per_request("seed", a.draw.seed, kInt64, batch, "x", x);
+  check::step(a.draw.step, "x", x);
+  check::quota(a.decide.quota, x);
+  check::noise_prior(args.mask_id, out.vocab);
+  out.rule = check::rule(a.decide);
+  check::state("committed", a.decide.committed, kBool, x);
+  check::state("argmax", state.argmax, static_cast<DType>(x.dtype), x);
+  check::state("unchanged", state.unchanged, kInt64, x, 1);
+  check::require(!given(state.unchanged) || given(state.argmax), "unchanged", "must be given with argmax", "without");
+  check::state("done", a.decide.done, kBool, x, 1);
+  check::require(!given(a.decide.done) || given(state.unchanged), "done", "must be given with argmax and unchanged",
+                 "without");
+  if (given(state.probs)) {
+    check::dtype("probs", state.probs, {kBFloat16});
+    check::on_device("probs", state.probs, "x", x);
+    check::has_shape("probs", state.probs, {std::vector<int64_t>(s.logits.shape, s.logits.shape + s.logits.ndim)});
+    check::unit_stride("probs", state.probs);
+    check::not_overlapping("probs", state.probs);
+  }
+  check::require(state.stability >= 0, "stability", "must be >= 0", check::number(state.stability));
+  check::require(state.confident >= 0, "confident", "must be >= 0", check::number(state.confident));
+  check::window(a.decide);
+  check::frozen(a.decide);
+  check::start(a.place.start, packed, batch, packed ? -1 : length - s.logits.shape[1], "x", x);
+  check::rows(a.place.rows, s.logits.shape[0], batch * length, "x", x);
+  check::shift(a.place.shift, packed);
+  check::ids("suppress", s.suppress, s.logits);
+  check::guidance(s);
+  check::softcap(s);
+  check::uniform(a.draw.uniform, s.logits, 2);
+  check::scoring(a.draw, &out);
+  check::trace(a.decide);
+  out.geometry = check::geometry(s.logits, 1, a.place, length);
+  out.geometry.limit = batch * length;
+  return out;
+}
+
+inline Resolved validate(const TransitionArgs& a) {
+  const SweepParams& s = a.sweep;
+  const Array& x = a.decide.x;
+  const bool packed = given(a.place.rows);
+  Resolved out;
+  check::canvas(x);
+  const int64_t batch = x.shape[0], length = x.shape[1];
+  check::logits(s.logits, packed ? check::kPacked : check::kDense, &x);
+  out.vocab = s.logits.shape[s.logits.ndim - 1];
+  check::temperature(s.temperature, batch, "x", x);
+  check::per_request("seed", a.draw.seed, kInt64, batch, "x", x);
+  check::step(a.draw.step, "x", x);
+  check::coefficients(a);
+  check::noise_prior(a.mask_id, out.vocab);
+  out.tempered_after = check::name("tempered", a.tempered, {"before", "after"}) == 1;
+  check::redraw(a, &out);
+  check::window(a.decide);
+  check::frozen(a.decide);
+  check::start(a.place.start, packed, batch, packed ? -1 : length - s.logits.shape[1], "x", x);
+  check::rows(a.place.rows, s.logits.shape[0], batch * length, "x", x);
+  check::shift(a.place.shift, packed);
+  check::ids("suppress", s.suppress, s.logits);
+  check::guidance(s);
+  check::uniform(a.draw.uniform, s.logits, 3);
+  check::trace(a.decide);
+  out.geometry = check::geometry(s.logits, 1, a.place, length);
+  out.geometry.limit = batch * length;
+  check::current_tokens(a, out.geometry, out.vocab);
+  out.from_sampled = true;
+  return out;
+}
+
+inline Resolved validate(const NoisingArgs& a) {
+  Resolved out;
+  check::canvas(a.x);
+  check::rates(a);
+  check::per_request("seed", a.seed, kInt64, a.x.shape[0], "x", a.x);
+  check::step(a.step, "x", a.x);
+  check::require(a.vocab >= 1, "vocab_size", "must be >= 1", check::number(a.vocab));
+  check::noise_prior(a.mask_id, a.vocab);
+  check::like_canvas("frozen", a.frozen, kBool, a.x);
+  check::uniform(a.uniform, {a.x.shape[0], a.x.shape[1]}, 2, "x", a.x);
+  out.vocab = a.vocab;
   return out;
 }
 
@@ -389,6 +612,10 @@ inline Resolved validate(const UnmaskArgs& a) {
   check::frozen(a.decide);
   check::start(a.place.start, packed, x.shape[0], packed ? -1 : x.shape[1] - a.tokens.shape[1], "x", x);
   check::rows(a.place.rows, a.tokens.shape[0], x.shape[0] * x.shape[1], "x", x);
+  if (given(a.decide.trace.step)) check::step(a.decide.trace.step, "x", x);
+  check::require(given(a.decide.trace.step) || !given(a.decide.trace.positions), "step", "must be given with trace",
+                 "none");
+  check::trace(a.decide);
   out.geometry = check::geometry(a.tokens, 0, a.place, x.shape[1]);
   out.geometry.limit = x.shape[0] * x.shape[1];
   return out;

@@ -58,6 +58,29 @@ DLM_API int32_t dlm_cpu_topk_unmask(const dlm::UnmaskArgs* args, const dlm_execu
   });
 }
 
+DLM_API int32_t dlm_cpu_renoise_step(const dlm::RenoiseArgs* args, const dlm_executor* executor, void* workspace,
+                                     dlm_error* error) {
+  return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void* w) {
+    const int64_t batch = a.step.decide.x.shape[0], num_suppress = count(a.step.sweep.suppress);
+    dlm::cpu::renoise_step(a, r, e,
+                           dlm::cpu::cut_scratch(w, r.geometry.num_rows, batch, num_suppress, thread_count(e)));
+  });
+}
+
+DLM_API int32_t dlm_cpu_transition_step(const dlm::TransitionArgs* args, const dlm_executor* executor, void* workspace,
+                                        dlm_error* error) {
+  return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void* w) {
+    const int64_t batch = a.decide.x.shape[0], num_suppress = count(a.sweep.suppress);
+    dlm::cpu::transition_step(a, r, e,
+                              dlm::cpu::cut_scratch(w, r.geometry.num_rows, batch, num_suppress, thread_count(e)));
+  });
+}
+
+DLM_API int32_t dlm_cpu_q_sample(const dlm::NoisingArgs* args, const dlm_executor* executor, void* workspace,
+                                 dlm_error* error) {
+  return call(args, executor, workspace, error, [](auto& a, auto& r, auto*, void*) { dlm::cpu::q_sample(a, r); });
+}
+
 DLM_API const char* dlm_cpu_isas(void) { return dlm::cpu::isa_names(); }
 DLM_API const char* dlm_cpu_isa(void) { return dlm::cpu::active_kernels().isa; }
 DLM_API int32_t dlm_cpu_set_isa(const char* name) { return dlm::cpu::set_isa(name) ? 1 : 0; }

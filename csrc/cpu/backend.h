@@ -1,4 +1,4 @@
-// The four ops on host memory. Arguments have been validated; `r` is what they resolve to.
+// The ops on host memory. Arguments have been validated; `r` is what they resolve to.
 #pragma once
 
 #include "../core/validate.h"
@@ -10,5 +10,8 @@ void row_stats(const RowStatsArgs& a, const Resolved& r, const dlm_executor* exe
 void draw_tokens(const DrawArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
 void denoise_step(const StepArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
 void topk_unmask(const UnmaskArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
+void renoise_step(const RenoiseArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
+void transition_step(const TransitionArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
+void q_sample(const NoisingArgs& a, const Resolved& r);
 
 }  // namespace dlm::cpu

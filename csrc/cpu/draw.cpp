@@ -1,5 +1,7 @@
 #include "draw.h"
 
+#include "../core/commit.h"
+
 namespace dlm::cpu {
 
 void prepare_excluded(const SweepParams& s, const Scratch& scratch) {
@@ -10,7 +12,8 @@ void prepare_excluded(const SweepParams& s, const Scratch& scratch) {
   std::sort(scratch.excluded, scratch.excluded + n);
 }
 
-RowSource row_source(const SweepParams& s, const Geometry& g, const Scratch& scratch, int64_t row) {
+RowSource row_source(const KernelTable& k, const SweepParams& s, const Geometry& g, const Scratch& scratch,
+                     int64_t row) {
   RowSource out;
   const int64_t bytes = dtype_size(s.logits.dtype);
   out.dtype = s.logits.dtype;
@@ -23,27 +26,53 @@ RowSource row_source(const SweepParams& s, const Geometry& g, const Scratch& scr
     out.excluded = scratch.excluded;
     out.num_excluded = s.suppress.shape[0];
   }
+  if (s.softcap > 0) {
+    out.soften = k.soften;
+    out.softcap = static_cast<float>(s.softcap);
+  }
   return out;
 }
 
-Drawer::Drawer(const SweepParams& sweep, const DrawParams& draw, const Resolved& resolved, bool tilt)
-    : sweep_(sweep), draw_(draw), resolved_(resolved), tilt_(tilt || resolved.confidence == kNegEntropy) {}
+float trace_gain(const TraceParams& trace, const RowSource& source, int64_t vocab, const RowLaw& law,
+                 const RowStats& stats, const Place& at, int64_t token) {
+  const Current before = holding(source, committed_token(trace, at), vocab);
+  if (before.token < 0) return 0;
+  const Current now = holding(source, token, vocab);
+  return static_cast<float>(log_prob(stats, now.token, now.z, law.beta) -
+                            log_prob(stats, before.token, before.z, law.beta));
+}
 
-RowJob Drawer::job(const Scratch& scratch, int64_t row, const Place& at) const {
+Drawer::Drawer(const SweepParams& sweep, const DrawParams& draw, const DecideParams* decide, const Resolved& resolved,
+               bool tilt)
+    : sweep_(sweep),
+      draw_(draw),
+      decide_(decide),
+      resolved_(resolved),
+      tilt_(tilt || resolved.confidence == kNegEntropy) {}
+
+RowJob Drawer::job(const KernelTable& k, const Scratch& scratch, int64_t row, const Place& at) const {
   RowJob job;
-  job.source = row_source(sweep_, resolved_.geometry, scratch, row);
+  job.source = row_source(k, sweep_, resolved_.geometry, scratch, row);
   job.law = row_law(float_at(sweep_.temperature, at.b), resolved_.from_sampled, tilt_);
   return job;
 }
 
 DrawnRow Drawer::finish(const KernelTable& k, const RowJob& job, const ChunkStats* chunks, int64_t row,
-                        const Place& at) const {
-  RowStats stats;
-  if (!finish_row(k, job.source, resolved_.vocab, job.law, chunks, &stats)) return DrawnRow{};
-  const double uniform = job.law.draw_beta > 0 ? row_uniform(draw_, resolved_.geometry, row, at) : 0.5;
-  const int64_t token = draw_token(k, job.source, resolved_.vocab, job.law, chunks, stats, uniform);
-  const float z = token == stats.argmax ? stats.max : logit_at(job.source, token);
-  return score_draw(draw_, resolved_, job.law, stats, at, token, z);
+                        const Place& at, RowStats* stats) const {
+  const Geometry& g = resolved_.geometry;
+  if (!finish_row(k, job.source, resolved_.vocab, job.law, chunks, stats)) return DrawnRow{};
+  int64_t token = -1;
+  if (job.law.draw_beta > 0) {
+    token = draw_token(k, job.source, resolved_.vocab, job.law, chunks, row_uniform(draw_, g, row, at));
+  }
+  if (token < 0) token = stats->argmax;
+  const float z = token == stats->argmax ? stats->max : logit_at(job.source, token);
+  Current current;
+  if (compares(resolved_.confidence)) {
+    current = holding(job.source, decide_ != nullptr ? token_on_canvas(decide_->x, at) : given_token(draw_, g, row),
+                      resolved_.vocab);
+  }
+  return score_draw(draw_, resolved_, job.law, *stats, at, token, z, current);
 }
 
 }  // namespace dlm::cpu

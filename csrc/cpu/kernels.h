@@ -35,11 +35,15 @@ struct DTypeKernels {
   // Walks the CDF of exp2((z - ref) * draw_scale) in index order until it passes *target. Returns the index, or -1
   // with *target reduced by the run's mass; *last tracks the last index with mass (unchanged if none).
   int64_t (*invert)(const void* z, int64_t n, const LawScales& law, double* target, int64_t* last);
+  void (*exponentials)(const void* z, int64_t n, const LawScales& law, float* out);  // exp2((z - ref) * scale)
+  // exp2((z - ref) * scale) * share, rounded to nearest even.
+  void (*probabilities)(const void* z, int64_t n, const LawScales& law, float share, BFloat16* out);
 };
 
 struct KernelTable {
   const char* isa;
   DTypeKernels dtype[3];  // by DType: float32, bfloat16, float16
+  void (*soften)(float* z, int64_t n, float cap);  // cap * tanh(z / cap) in place, to 1e-7 of cap; -inf, inf, NaN stay
 };
 
 const KernelTable& portable_kernels();

@@ -218,13 +218,69 @@ int64_t invert(const void* data, int64_t n, const LawScales& law, double* target
   return hit >= 0 ? *last : -1;
 }
 
+// body(exp2((z - ref) * scale) of a block, how many of them, index of the first); what is no mass is 0.
+template <class T, class Body>
+inline __attribute__((always_inline)) void for_each_term(const void* data, int64_t n, const LawScales& law, Body body) {
+  LawScales draw = law;
+  draw.draw_scale = law.scale;
+  for_each_block_until(static_cast<const T*>(data), n, [&](const Vec* block, int64_t i) {
+    Vec terms[4];
+    float term[kBlock];
+    draw_terms(block, draw, terms);
+    for (int k = 0; k < 4; ++k) terms[k].store(term + k * Vec::kWidth);
+    for (int64_t j = 0; j < kBlock; ++j) term[j] = term[j] > static_cast<float>(kNoMass) ? term[j] : 0;
+    body(term, n - i < kBlock ? n - i : kBlock, i);
+    return false;
+  });
+}
+
+template <class T>
+void exponentials(const void* data, int64_t n, const LawScales& law, float* out) {
+  for_each_term<T>(data, n, law, [&](const float* term, int64_t count, int64_t i) {
+    for (int64_t j = 0; j < count; ++j) out[i + j] = term[j];
+  });
+}
+
+template <class T>
+void probabilities(const void* data, int64_t n, const LawScales& law, float share, dlm::BFloat16* out) {
+  for_each_term<T>(data, n, law, [&](const float* term, int64_t count, int64_t i) {
+    for (int64_t j = 0; j < count; ++j) {
+      out[i + j].bits = static_cast<uint16_t>(dlm::float_bits(dlm::round_to_bfloat16(term[j] * share)) >> 16);
+    }
+  });
+}
+
+// tanh(y) = (1 - q) / (1 + q) with q = exp(-2 y), for y >= 0.
+inline void soften(float* z, int64_t n, float cap) {
+  LawScales law;
+  law.draw_scale = 2 * 1.44269504f / cap;
+  for (int64_t i = 0; i < n; i += kBlock) {
+    float q[kBlock];
+    const int64_t count = n - i < kBlock ? n - i : kBlock;
+    for (int64_t j = 0; j < kBlock; ++j) q[j] = j < count ? -fabsf(z[i + j]) : 0;
+    Vec block[4], terms[4];
+    Vec::load(q, block);
+    draw_terms(block, law, terms);
+    for (int k = 0; k < 4; ++k) terms[k].store(q + k * Vec::kWidth);
+    for (int64_t j = 0; j < count; ++j) {
+      const float capped = cap * ((1 - q[j]) / (1 + q[j])), size = fabsf(z[i + j]);
+      if (size < dlm::kInfinity) z[i + j] = copysignf(capped, z[i + j]);
+    }
+  }
+}
+
 template <class T>
 constexpr dlm::cpu::DTypeKernels kernels_of() {
-  return {{accumulate<T, 0>, accumulate<T, 1>, accumulate<T, 2>, accumulate<T, 3>}, maximum<T>, find<T>, invert<T>};
+  return {{accumulate<T, 0>, accumulate<T, 1>, accumulate<T, 2>, accumulate<T, 3>},
+          maximum<T>,
+          find<T>,
+          invert<T>,
+          exponentials<T>,
+          probabilities<T>};
 }
 
 inline dlm::cpu::KernelTable kernel_table(const char* isa) {
-  return {isa, {kernels_of<float>(), kernels_of<dlm::BFloat16>(), kernels_of<dlm::Float16>()}};
+  return {isa, {kernels_of<float>(), kernels_of<dlm::BFloat16>(), kernels_of<dlm::Float16>()}, soften};
 }
 
 }  // namespace

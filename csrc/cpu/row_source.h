@@ -1,5 +1,5 @@
 // One row of effective logits, as runs of contiguous values: straight from the caller's memory where that is what the
-// law reads, through a small stack tile where logits are combined (guidance) or excluded (suppressed ids).
+// law reads, through a small stack tile where logits are capped, combined (guidance) or excluded (suppressed ids).
 #pragma once
 
 #include <algorithm>
@@ -18,12 +18,27 @@ struct RowSource {
   float cfg_weight = 1;               // w + 1
   const int64_t* excluded = nullptr;  // sorted ids that count as -inf
   int64_t num_excluded = 0;
+  int64_t skipped = -1;  // one more
+  void (*soften)(float* z, int64_t n, float cap) = nullptr;  // null: no softcap
+  float softcap = 0;
 };
 
+// n <= kTile logits from i on, before any is excluded.
+inline void load_tile(const RowSource& s, int64_t i, int64_t n, float* tile) {
+  for (int64_t j = 0; j < n; ++j) tile[j] = load_float(s.cond, s.dtype, i + j);
+  if (s.soften != nullptr) s.soften(tile, n, s.softcap);
+  if (s.uncond == nullptr) return;
+  float uncond[kTile];
+  for (int64_t j = 0; j < n; ++j) uncond[j] = load_float(s.uncond, s.dtype, i + j);
+  if (s.soften != nullptr) s.soften(uncond, n, s.softcap);
+  for (int64_t j = 0; j < n; ++j) tile[j] = combine(tile[j], uncond[j], s.cfg_weight);
+}
+
 inline float logit_at(const RowSource& s, int64_t i) {
-  if (std::binary_search(s.excluded, s.excluded + s.num_excluded, i)) return -kInfinity;
-  const float c = load_float(s.cond, s.dtype, i);
-  return s.uncond == nullptr ? c : combine(c, load_float(s.uncond, s.dtype, i), s.cfg_weight);
+  if (i == s.skipped || std::binary_search(s.excluded, s.excluded + s.num_excluded, i)) return -kInfinity;
+  float z;
+  load_tile(s, i, 1, &z);
+  return z;
 }
 
 // Calls body(data, dtype, n, index of the first) over [begin, end) in index order until it returns true.
@@ -31,10 +46,12 @@ template <class Body>
 inline void for_each_run(const RowSource& s, int64_t begin, int64_t end, Body body) {
   const int64_t* id = std::lower_bound(s.excluded, s.excluded + s.num_excluded, begin);
   const int64_t* const last_id = s.excluded + s.num_excluded;
+  const bool computed = s.uncond != nullptr || s.soften != nullptr;
   float tile[kTile];
   for (int64_t i = begin; i < end;) {
-    const int64_t hole = id != last_id && *id < end ? *id : end;
-    const int64_t direct_end = s.uncond != nullptr ? i : hole == end ? end : begin + (hole - begin) / kTile * kTile;
+    int64_t hole = id != last_id && *id < end ? *id : end;
+    if (s.skipped >= i && s.skipped < hole) hole = s.skipped;
+    const int64_t direct_end = computed ? i : hole == end ? end : begin + (hole - begin) / kTile * kTile;
     if (direct_end > i) {
       const char* data = static_cast<const char*>(s.cond) + i * dtype_size(s.dtype);
       if (body(data, s.dtype, direct_end - i, i)) return;
@@ -42,11 +59,9 @@ inline void for_each_run(const RowSource& s, int64_t begin, int64_t end, Body bo
       continue;
     }
     const int64_t n = min_of(end, begin + ((i - begin) / kTile + 1) * kTile) - i;
-    for (int64_t j = 0; j < n; ++j) tile[j] = load_float(s.cond, s.dtype, i + j);
-    if (s.uncond != nullptr) {
-      for (int64_t j = 0; j < n; ++j) tile[j] = combine(tile[j], load_float(s.uncond, s.dtype, i + j), s.cfg_weight);
-    }
+    load_tile(s, i, n, tile);
     for (; id != last_id && *id < i + n; ++id) tile[*id - i] = -kInfinity;
+    if (s.skipped >= i && s.skipped < i + n) tile[s.skipped - i] = -kInfinity;
     if (body(tile, kFloat32, n, i)) return;
     i += n;
   }

@@ -20,6 +20,7 @@ struct Scratch {
   double* value;                  // [R]
   float* entropy;                 // [R]
   float* key;                     // [R]
+  float* gain;                    // [R]
   bool* good;                     // [R]
   int64_t* excluded;              // [S] suppressed ids, sorted
   ChunkStats* slot;               // [min(R, kRowsPerWorker * threads), kMaxChunks] of rows split between workers
@@ -37,6 +38,7 @@ inline Scratch cut_scratch(void* base, int64_t rows, int64_t batch, int64_t num_
   carver.take(s.value, rows);
   carver.take(s.entropy, rows);
   carver.take(s.key, rows);
+  carver.take(s.gain, rows);
   carver.take(s.good, rows);
   carver.take(s.excluded, num_suppress);
   carver.take(s.slot, split * kMaxChunks);

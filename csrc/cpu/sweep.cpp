@@ -1,5 +1,6 @@
 #include "sweep.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace dlm::cpu {
@@ -118,10 +119,9 @@ bool finish_row(const KernelTable& k, const RowSource& source, int64_t vocab, co
 }
 
 int64_t draw_token(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law,
-                   const ChunkStats* chunks, const RowStats& stats, double uniform) {
-  if (!(law.draw_beta > 0)) return stats.argmax;
+                   const ChunkStats* chunks, double uniform) {
   const ChunkPick pick = pick_chunk(chunks, num_chunks(vocab), law.draw_beta, uniform);
-  if (pick.chunk < 0) return stats.argmax;
+  if (pick.chunk < 0) return -1;
   const int64_t begin = pick.chunk * chunk_size(vocab), end = min_of(vocab, begin + chunk_size(vocab));
   const LawScales scales = scales_of(law, chunks[pick.chunk].max);
   double target = pick.target;
@@ -132,7 +132,37 @@ int64_t draw_token(const KernelTable& k, const RowSource& source, int64_t vocab,
     if (last >= 0) token = at + last;  // also the answer where rounding puts the target past the end
     return hit >= 0;
   });
-  return token < 0 ? stats.argmax : token;
+  return token;
+}
+
+int64_t draw_another(const KernelTable& k, RowSource source, int64_t vocab, const RowLaw& law, const ChunkStats* chunks,
+                     int64_t token, double uniform) {
+  if (token < 0 || token >= vocab) return draw_token(k, source, vocab, law, chunks, uniform);
+  const int64_t size = chunk_size(vocab), own = token / size;
+  ChunkStats without[kMaxChunks];
+  std::copy(chunks, chunks + num_chunks(vocab), without);
+  source.skipped = token;
+  without[own] = sweep_chunk(k, source, own * size, min_of(vocab, (own + 1) * size), law);
+  return draw_token(k, source, vocab, law, without, uniform);
+}
+
+void exponentials(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, const RowLaw& law,
+                  float max, float* out) {
+  const LawScales scales = scales_of(law, max);
+  for_each_run(source, begin, end, [&](const void* data, int32_t dtype, int64_t n, int64_t at) {
+    k.dtype[dtype].exponentials(data, n, scales, out + (at - begin));
+    return false;
+  });
+}
+
+void store_probabilities(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law,
+                         const RowStats& stats, BFloat16* out) {
+  const LawScales scales = scales_of(law, stats.max);
+  const float share = static_cast<float>(1 / (1 + stats.rest));
+  for_each_run(source, 0, vocab, [&](const void* data, int32_t dtype, int64_t n, int64_t at) {
+    k.dtype[dtype].probabilities(data, n, scales, share, out + at);
+    return false;
+  });
 }
 
 }  // namespace dlm::cpu

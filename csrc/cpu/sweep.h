@@ -16,8 +16,20 @@ ChunkStats sweep_chunk(const KernelTable& k, const RowSource& source, int64_t be
 bool finish_row(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law,
                 const ChunkStats* chunks, RowStats* out);
 
-// Index order CDF inversion with one uniform; for greedy laws the argmax.
+// Index order CDF inversion with one uniform: reads one chunk. -1 if there is no mass. Not for greedy laws.
 int64_t draw_token(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law,
-                   const ChunkStats* chunks, const RowStats& stats, double uniform);
+                   const ChunkStats* chunks, double uniform);
+
+// The same from the law without `token`, whose chunk is summed up again without it: its mass may be nearly all of it.
+int64_t draw_another(const KernelTable& k, RowSource source, int64_t vocab, const RowLaw& law, const ChunkStats* chunks,
+                     int64_t token, double uniform);
+
+// exp((z - max) * beta) of [begin, end).
+void exponentials(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, const RowLaw& law,
+                  float max, float* out);
+
+// The probabilities of a whole row, from its statistics.
+void store_probabilities(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law,
+                         const RowStats& stats, BFloat16* out);
 
 }  // namespace dlm::cpu

@@ -31,6 +31,9 @@ class Cpu {
   int32_t call(const DrawArgs& a, dlm_error* e) { return dlm_cpu_draw_tokens(&a, &pool_, workspace(), e); }
   int32_t call(const StepArgs& a, dlm_error* e) { return dlm_cpu_denoise_step(&a, &pool_, workspace(), e); }
   int32_t call(const UnmaskArgs& a, dlm_error* e) { return dlm_cpu_topk_unmask(&a, &pool_, workspace(), e); }
+  int32_t call(const RenoiseArgs& a, dlm_error* e) { return dlm_cpu_renoise_step(&a, &pool_, workspace(), e); }
+  int32_t call(const TransitionArgs& a, dlm_error* e) { return dlm_cpu_transition_step(&a, &pool_, workspace(), e); }
+  int32_t call(const NoisingArgs& a, dlm_error* e) { return dlm_cpu_q_sample(&a, &pool_, workspace(), e); }
 
  private:
   void* workspace() { return scratch_.mutable_data_ptr(); }

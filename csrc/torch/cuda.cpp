@@ -30,6 +30,9 @@ class Cuda {
   int32_t call(const DrawArgs& a, dlm_error* e) { return dlm_cuda_draw_tokens(&a, scratch(), stream_, e); }
   int32_t call(const StepArgs& a, dlm_error* e) { return dlm_cuda_denoise_step(&a, scratch(), stream_, e); }
   int32_t call(const UnmaskArgs& a, dlm_error* e) { return dlm_cuda_topk_unmask(&a, scratch(), stream_, e); }
+  int32_t call(const RenoiseArgs& a, dlm_error* e) { return dlm_cuda_renoise_step(&a, scratch(), stream_, e); }
+  int32_t call(const TransitionArgs& a, dlm_error* e) { return dlm_cuda_transition_step(&a, scratch(), stream_, e); }
+  int32_t call(const NoisingArgs& a, dlm_error* e) { return dlm_cuda_q_sample(&a, scratch(), stream_, e); }
 
  private:
   static int32_t guarded_index(const Tensor& anchor) {

@@ -92,21 +92,33 @@ struct Ops {
   }
 
   static SweepParams sweep_params(const Tensor& logits, const Tensor& temperature, const MaybeTensor& uncond,
-                                  double cfg_scale, const MaybeTensor& suppress) {
-    return {view(logits), view(uncond), view(suppress), view(temperature), cfg_scale};
+                                  double cfg_scale, const MaybeTensor& suppress, double softcap = 0) {
+    return {view(logits), view(uncond), view(suppress), view(temperature), cfg_scale, softcap};
   }
 
-  static DecideParams decide_params(Tensor& x, const Tensor& quota, int64_t mask_id, int64_t window_start,
-                                    int64_t window_stop, const MaybeTensor& frozen) {
+  // Of a tensor that the op writes: copies that torch made lazily are made now.
+  static Array written(Tensor& t) {
+    Array a = view(t);
+    a.data = t.mutable_data_ptr();
+    return a;
+  }
+  static Array written(MaybeTensor& t) { return t.has_value() ? written(*t) : Array{}; }
+
+  static DecideParams decide_params(Tensor& x, int64_t window_start, int64_t window_stop, const MaybeTensor& frozen,
+                                    MaybeTensor& trace, MaybeTensor& trace_steps, const MaybeTensor& step) {
     DecideParams p;
-    p.x = view(x);
-    p.x.data = x.mutable_data_ptr();  // tells torch: copies made lazily are made now
-    p.quota = view(quota);
-    p.mask_id = mask_id;
+    p.x = written(x);
+    p.has_mask = false;
     p.window_start = window_start;
     p.window_stop = window_stop;
     p.frozen = view(frozen);
+    p.trace = {written(trace), written(trace_steps), view(step)};
     return p;
+  }
+  // Only masks are open.
+  static void mask_only(DecideParams* p, std::optional<int64_t> mask_id) {
+    p->has_mask = mask_id.has_value();
+    p->mask_id = mask_id.value_or(0);
   }
 
   static int64_t count(const MaybeTensor& ids) { return ids.has_value() ? ids->numel() : 0; }
@@ -134,8 +146,9 @@ struct Ops {
   static Six draw_tokens(const Tensor& logits, const Tensor& temperature, const Tensor& seed, const Tensor& step,
                          const MaybeTensor& start, const MaybeTensor& rows, int64_t length, int64_t shift,
                          const MaybeTensor& suppress, const MaybeTensor& demote, const MaybeTensor& uncond_logits,
-                         double cfg_scale, const MaybeTensor& uniform, const std::string& confidence,
-                         const std::string& confidence_from, const std::string& conf_dtype) {
+                         double cfg_scale, const MaybeTensor& uniform, const MaybeTensor& given,
+                         const std::string& confidence, const std::string& confidence_from,
+                         const std::string& conf_dtype) {
     const auto shape = leading_shape(logits, logits.dim() - 1);
     const auto make = [&](ScalarType type) { return make_like(logits, shape, type); };
     Tensor tokens = make(ScalarType::Long), score = make(ScalarType::Float), key = make(ScalarType::Float),
@@ -143,8 +156,8 @@ struct Ops {
     DrawArgs a;
     a.sweep = sweep_params(logits, temperature, uncond_logits, cfg_scale, suppress);
     a.place = {view(start), view(rows), length, shift};
-    a.draw = {view(seed),        view(step), view(uniform), view(demote), confidence.c_str(), confidence_from.c_str(),
-              conf_dtype.c_str()};
+    a.draw = {view(seed),  view(step),         view(uniform),           view(demote),
+              view(given), confidence.c_str(), confidence_from.c_str(), conf_dtype.c_str()};
     a.out = {data<int64_t>(tokens), data<float>(score),   data<float>(key),
              data<float>(logprob),  data<float>(entropy), data<bool>(bad)};
     run(logits, {product(shape), vocab_of(logits), 0, count(suppress)}, a);
@@ -152,12 +165,14 @@ struct Ops {
   }
 
   static Six denoise_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
-                          const Tensor& step, const Tensor& quota, int64_t mask_id, const std::string& rule,
-                          double level, bool strict, int64_t window_start, int64_t window_stop,
-                          const MaybeTensor& frozen, const MaybeTensor& start, const MaybeTensor& rows, int64_t shift,
-                          const MaybeTensor& suppress, const MaybeTensor& demote, const MaybeTensor& uncond_logits,
-                          double cfg_scale, const MaybeTensor& uniform, const std::string& confidence,
-                          const std::string& confidence_from, const std::string& conf_dtype) {
+                          const Tensor& step, const Tensor& quota, std::optional<int64_t> mask_id,
+                          const std::string& rule, double level, bool strict, int64_t window_start,
+                          int64_t window_stop, const MaybeTensor& frozen, const MaybeTensor& start,
+                          const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress,
+                          const MaybeTensor& demote, const MaybeTensor& uncond_logits, double cfg_scale,
+                          const MaybeTensor& uniform, const std::string& confidence,
+                          const std::string& confidence_from, const std::string& conf_dtype, MaybeTensor trace,
+                          MaybeTensor trace_steps) {
     const auto shape = leading_shape(logits, logits.dim() - 1);
     const auto batch = leading_shape(x, 1);
     Tensor tokens = make_like(x, shape, x.scalar_type()), score = make_like(x, shape, ScalarType::Float),
@@ -166,9 +181,11 @@ struct Ops {
     StepArgs a;
     a.sweep = sweep_params(logits, temperature, uncond_logits, cfg_scale, suppress);
     a.place = {view(start), view(rows), 0, shift};
-    a.draw = {view(seed),        view(step), view(uniform), view(demote), confidence.c_str(), confidence_from.c_str(),
-              conf_dtype.c_str()};
-    a.decide = decide_params(x, quota, mask_id, window_start, window_stop, frozen);
+    a.draw = {view(seed), view(step),         view(uniform),           view(demote),
+              Array{},    confidence.c_str(), confidence_from.c_str(), conf_dtype.c_str()};
+    a.decide = decide_params(x, window_start, window_stop, frozen, trace, trace_steps, step);
+    mask_only(&a.decide, mask_id);
+    a.decide.quota = view(quota);
     a.decide.rule = rule.c_str();
     a.decide.level = level;
     a.decide.strict = strict;
@@ -183,8 +200,9 @@ struct Ops {
   using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
   static Four topk_unmask(Tensor x, const Tensor& tokens, const Tensor& confidence, const Tensor& quota,
-                          int64_t mask_id, int64_t window_start, int64_t window_stop, const MaybeTensor& frozen,
-                          const MaybeTensor& start, const MaybeTensor& rows) {
+                          std::optional<int64_t> mask_id, int64_t window_start, int64_t window_stop,
+                          const MaybeTensor& frozen, const MaybeTensor& start, const MaybeTensor& rows,
+                          const MaybeTensor& step, MaybeTensor trace, MaybeTensor trace_steps) {
     const auto shape = leading_shape(tokens, tokens.dim());
     const auto batch = leading_shape(x, 1);
     Tensor committed = make_like(x, shape, ScalarType::Bool), num_committed = make_like(x, batch, ScalarType::Long),
@@ -193,10 +211,106 @@ struct Ops {
     a.tokens = view(tokens);
     a.confidence = view(confidence);
     a.place = {view(start), view(rows), 0, 0};
-    a.decide = decide_params(x, quota, mask_id, window_start, window_stop, frozen);
+    a.decide = decide_params(x, window_start, window_stop, frozen, trace, trace_steps, step);
+    mask_only(&a.decide, mask_id);
+    a.decide.quota = view(quota);
     a.out = {data<bool>(committed), data<int64_t>(num_committed), data<int64_t>(num_open), data<int64_t>(num_bad)};
     run(x, {product(shape), 0, product(batch), 0}, a);
     return {committed, num_committed, num_open, num_bad};
+  }
+
+  using Seven = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+  static Seven renoise_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
+                            const Tensor& step, const Tensor& quota, int64_t mask_id, const std::string& rule,
+                            double level, bool strict, MaybeTensor committed, MaybeTensor argmax, MaybeTensor unchanged,
+                            MaybeTensor done, MaybeTensor probs, int64_t stability, double confident,
+                            int64_t window_start, int64_t window_stop, const MaybeTensor& frozen,
+                            const MaybeTensor& start, const MaybeTensor& rows, int64_t shift,
+                            const MaybeTensor& suppress, const MaybeTensor& uncond_logits, double cfg_scale,
+                            double softcap, const MaybeTensor& uniform, const std::string& confidence,
+                            const std::string& confidence_from, const std::string& conf_dtype, MaybeTensor trace,
+                            MaybeTensor trace_steps) {
+    const auto shape = leading_shape(logits, logits.dim() - 1);
+    const auto batch = leading_shape(x, 1);
+    Tensor tokens = make_like(x, shape, x.scalar_type()), best = make_like(x, shape, x.scalar_type()),
+           entropy = make_like(x, shape, ScalarType::Float), score = make_like(x, shape, ScalarType::Float),
+           accepted = make_like(x, shape, ScalarType::Bool), num_accepted = make_like(x, batch, ScalarType::Long),
+           num_open = make_like(x, batch, ScalarType::Long), num_bad = make_like(x, batch, ScalarType::Long);
+    RenoiseArgs a;
+    a.step.sweep = sweep_params(logits, temperature, uncond_logits, cfg_scale, suppress, softcap);
+    a.step.place = {view(start), view(rows), 0, shift};
+    a.step.draw = {view(seed), view(step),         view(uniform),           Array{},
+                   Array{},    confidence.c_str(), confidence_from.c_str(), conf_dtype.c_str()};
+    a.step.decide = decide_params(x, window_start, window_stop, frozen, trace, trace_steps, step);
+    a.step.decide.committed = written(committed);
+    a.step.decide.done = written(done);
+    a.step.decide.quota = view(quota);
+    a.step.decide.rule = rule.c_str();
+    a.step.decide.level = level;
+    a.step.decide.strict = strict;
+    a.step.out.tokens = tokens.mutable_data_ptr();
+    a.step.out.confidence = data<float>(score);
+    a.step.out.unmask = {data<bool>(accepted), data<int64_t>(num_accepted), data<int64_t>(num_open),
+                         data<int64_t>(num_bad)};
+    a.mask_id = mask_id;
+    a.state = {written(argmax), written(unchanged), written(probs), stability, confident};
+    a.out = {best.mutable_data_ptr(), data<float>(entropy)};
+    run(x, {product(shape), vocab_of(logits), product(batch), count(suppress)}, a);
+    return {tokens, best, entropy, score, accepted, num_accepted, num_bad};
+  }
+
+  static Six transition_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
+                             const Tensor& step, const Tensor& coefficients, int64_t mask_id,
+                             const std::string& tempered, const std::string& redraw, double level,
+                             int64_t window_start, int64_t window_stop, const MaybeTensor& frozen,
+                             const MaybeTensor& start, const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress, const MaybeTensor& uncond_logits,
+                             double cfg_scale, const MaybeTensor& uniform, MaybeTensor trace,
+                             MaybeTensor trace_steps) {
+    const auto shape = leading_shape(logits, logits.dim() - 1);
+    const auto batch = leading_shape(x, 1);
+    Tensor tokens = make_like(x, shape, x.scalar_type()), route = make_like(x, shape, ScalarType::Byte),
+           p_current = make_like(x, shape, ScalarType::Float), score = make_like(x, shape, ScalarType::Float),
+           num_changed = make_like(x, batch, ScalarType::Long), num_bad = make_like(x, batch, ScalarType::Long);
+    TransitionArgs a;
+    a.sweep = sweep_params(logits, temperature, uncond_logits, cfg_scale, suppress);
+    a.place = {view(start), view(rows), 0, shift};
+    a.draw.seed = view(seed);
+    a.draw.step = view(step);
+    a.draw.uniform = view(uniform);
+    a.decide = decide_params(x, window_start, window_stop, frozen, trace, trace_steps, step);
+    a.coefficients = view(coefficients);
+    a.mask_id = mask_id;
+    a.tempered = tempered.c_str();
+    a.redraw = redraw.c_str();
+    a.level = level;
+    a.out.tokens = tokens.mutable_data_ptr();
+    a.out.route = data<uint8_t>(route);
+    a.out.p_current = data<float>(p_current);
+    a.out.confidence = data<float>(score);
+    a.out.num_changed = data<int64_t>(num_changed);
+    a.out.num_bad = data<int64_t>(num_bad);
+    run(x, {product(shape), vocab_of(logits), product(batch), count(suppress)}, a);
+    return {tokens, route, p_current, score, num_changed, num_bad};
+  }
+
+  static std::tuple<Tensor, Tensor> q_sample(const Tensor& x, const Tensor& rates, const Tensor& seed,
+                                             const Tensor& step, int64_t vocab_size, int64_t mask_id,
+                                             const MaybeTensor& frozen, const MaybeTensor& uniform) {
+    const auto shape = leading_shape(x, x.dim());
+    Tensor x_t = make_like(x, shape, x.scalar_type()), route = make_like(x, shape, ScalarType::Byte);
+    NoisingArgs a;
+    a.x = view(x);
+    a.rates = view(rates);
+    a.frozen = view(frozen);
+    a.seed = view(seed);
+    a.step = view(step);
+    a.uniform = view(uniform);
+    a.vocab = vocab_size;
+    a.mask_id = mask_id;
+    a.out = {x_t.mutable_data_ptr(), data<uint8_t>(route)};
+    run(x, {}, a);
+    return {x_t, route};
   }
 };
 
@@ -207,6 +321,9 @@ void implement(Library& m) {
   m.impl("draw_tokens", TORCH_BOX(&Ops<Device>::draw_tokens));
   m.impl("denoise_step_", TORCH_BOX(&Ops<Device>::denoise_step));
   m.impl("topk_unmask_", TORCH_BOX(&Ops<Device>::topk_unmask));
+  m.impl("renoise_step_", TORCH_BOX(&Ops<Device>::renoise_step));
+  m.impl("transition_step_", TORCH_BOX(&Ops<Device>::transition_step));
+  m.impl("q_sample", TORCH_BOX(&Ops<Device>::q_sample));
 }
 
 }  // namespace dlm::torch_ops
