@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ for package in ("rich", "safetensors", "tokenizers"):
 
 from rich.console import Console  # noqa: E402
 
-from dlm_kernels.demo import cli, sampling, settings, show, table  # noqa: E402
+from dlm_kernels.demo import cli, sampling, settings, show, table, uniform, uniform_table  # noqa: E402
 from dlm_kernels.demo.canvas import MASK, canvas_text  # noqa: E402
 from dlm_kernels.demo.frame import State  # noqa: E402
 from dlm_kernels.demo.masked import BLOCK, split_evenly, view  # noqa: E402
@@ -39,13 +40,28 @@ Thou, O God, didst send a plentiful rain, whereby thou didst confirm thine inher
 Thy congregation hath dwelt therein: thou, O God, hast prepared of thy goodness for the poor.
 """  # noqa: E501
 
-TRAIN = Path(__file__).parents[1] / "examples" / "tiny_dlm" / "train.py"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "tiny_dlm"
+TRAIN = EXAMPLE / "train.py"
+FAMILIES = ("masked", "uniform")
 
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    """Six generations without a prompt, two tokens per step."""
+    """Six generations of the masked family without a prompt, two tokens per step."""
     return [sampling.generate("", seed=seed, length=64, steps=32).text for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def uniform_texts() -> list[str]:
+    return [sampling.generate("", seed=seed, length=64, family="uniform").text for seed in range(6)]
+
+
+def example(name: str):
+    """A module of examples/tiny_dlm."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def denoising_loss(text: str) -> float:
@@ -76,32 +92,34 @@ def distinct_pairs(text: str) -> float:
 
 def test_assets_match_their_checksums():
     lines = (sampling.ASSETS / "SHA256SUMS").read_text().splitlines()
-    assert {line.split()[1] for line in lines} == {"masked.safetensors", "tokenizer.json"}
+    assert {line.split()[1] for line in lines} == {"masked.safetensors", "uniform.safetensors", "tokenizer.json"}
     for line in lines:
         digest, name = line.split()
         assert hashlib.sha256((sampling.ASSETS / name).read_bytes()).hexdigest() == digest
 
 
-def test_weights_are_small_fp16_and_recorded():
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_small_fp16_and_recorded(family):
     from safetensors import safe_open
 
-    path = sampling.ASSETS / "masked.safetensors"
+    path = sampling.ASSETS / f"{family}.safetensors"
     with safe_open(str(path), framework="pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
-    parameters = sum(p.numel() for p in sampling.load()[0].parameters())
-    record = json.loads((sampling.ASSETS / "masked.json").read_text())
+    parameters = sum(p.numel() for p in sampling.load(family)[0].parameters())
+    record = json.loads((sampling.ASSETS / f"{family}.json").read_text())
     assert 1e6 <= parameters <= 3e6 and path.stat().st_size < 8e6
     assert record["parameters"] == parameters and record["curve"][-1]["step"] == record["recipe"]["steps"]
 
 
-def test_damaged_weights_are_refused(tmp_path):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_damaged_weights_are_refused(family, tmp_path):
     for path in sampling.ASSETS.iterdir():
         shutil.copy(path, tmp_path)
-    damaged = bytearray((tmp_path / "masked.safetensors").read_bytes())
+    damaged = bytearray((tmp_path / f"{family}.safetensors").read_bytes())
     damaged[-1] ^= 1
-    (tmp_path / "masked.safetensors").write_bytes(damaged)
-    with pytest.raises(RuntimeError, match="masked.safetensors: damaged"):
-        sampling.load("masked", tmp_path)
+    (tmp_path / f"{family}.safetensors").write_bytes(damaged)
+    with pytest.raises(RuntimeError, match=f"{family}.safetensors: damaged"):
+        sampling.load(family, tmp_path)
 
 
 def test_tokenizer_round_trip():
@@ -113,19 +131,23 @@ def test_tokenizer_round_trip():
 # -- generation ------------------------------------------------------------------------------------------------------
 
 
-def test_same_seed_same_text():
-    one, again, other = (sampling.generate("The LORD is", seed=s, length=40, steps=20) for s in (7, 7, 8))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_same_seed_same_text(family):
+    one, again, other = (
+        sampling.generate("The LORD is", seed=s, length=40, steps=20, family=family) for s in (7, 7, 8)
+    )
     assert one == again
     assert one.tokens != other.tokens
 
 
-def test_the_number_of_threads_changes_nothing():
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_number_of_threads_changes_nothing(family):
     before = torch.get_num_threads()
     try:
         results = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            results.append(sampling.generate("", seed=5, length=24, steps=12))
+            results.append(sampling.generate("", seed=5, length=24, steps=12, family=family))
             assert torch.get_num_threads() == threads  # restored
     finally:
         torch.set_num_threads(before)
@@ -137,9 +159,10 @@ def test_temperature_zero_ignores_the_seed():
     assert one.tokens == other.tokens
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("prompt", ["", "And God said, Let there be", "In those days\nthere was"])
-def test_prompt_is_kept_and_length_holds(prompt):
-    result = sampling.generate(prompt, seed=1, length=30, steps=10)
+def test_prompt_is_kept_and_length_holds(prompt, family):
+    result = sampling.generate(prompt, seed=1, length=30, steps=10, family=family)
     tokenizer = sampling.load()[1]
     given_ids = tokenizer.encode(prompt)
     assert result.text.startswith(prompt)
@@ -183,6 +206,65 @@ def test_frames_tell_what_happened():
         assert State.COMMITTED in after.states
 
 
+@pytest.mark.parametrize("length", [1, 2])
+@pytest.mark.parametrize("prompt", ["", HELD_OUT])
+def test_next_to_nothing_to_write(prompt, length):
+    """The last token is given, a line break: nothing is open, or one position is."""
+    result = sampling.generate(prompt, seed=0, length=length, steps=3, family="uniform")
+    assert result.text.startswith(prompt.rstrip("\n")) and result.steps == 3 * (length - 1)
+
+
+@pytest.mark.parametrize(("prompt", "length", "steps"), [("And God said", 25, 24), ("", 170, 40), (HELD_OUT, 70, 20)])
+def test_uniform_frames_tell_what_happened(prompt, length, steps):
+    frames = []
+    result = sampling.generate(prompt, seed=3, length=length, steps=steps, family="uniform", on_frame=frames.append)
+    assert [frame.step for frame in frames] == list(range(steps + 1)) and {frame.steps for frame in frames} == {steps}
+    changes, seen = 0, set()
+    for before, after in zip(frames, frames[1:], strict=False):
+        for i, (old, new) in enumerate(zip(before.states, after.states, strict=True)):
+            changed = before.ids[i] != after.ids[i]
+            changes += changed
+            seen.add(new)
+            assert (old is State.GIVEN) == (new is State.GIVEN)
+            assert not changed or new in (State.NOISE, State.COMMITTED, State.REWRITTEN)
+            if new is State.REWRITTEN:
+                assert changed and old not in (State.GIVEN, State.NOISE)
+            elif new is State.COMMITTED:
+                assert old is State.NOISE
+            elif new is State.KEPT:
+                assert old not in (State.GIVEN, State.NOISE)
+    assert seen >= {State.GIVEN, State.NOISE, State.COMMITTED, State.KEPT}
+    assert result.trace.summary()["flips"] == changes  # what is shown is what is counted
+
+
+def test_a_long_uniform_canvas_is_written_block_by_block():
+    frames = []
+    sampling.generate("", seed=2, length=170, steps=30, family="uniform", on_frame=frames.append)
+    blocks = uniform.cut(frames[0].states, sampling.load("uniform")[0].config.window)
+    order = []
+    for before, after in zip(frames, frames[1:], strict=False):
+        places = [i for i, (old, new) in enumerate(zip(before.ids, after.ids, strict=True)) if old != new]
+        touched = {n for n, (begin, end) in enumerate(blocks) for i in places if begin <= i < end}
+        assert len(touched) <= 1
+        order += touched
+    assert len(blocks) > 1 and order == sorted(order) and set(order) == set(range(len(blocks)))
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=6), st.integers(1, 700))
+def test_steps_are_shared_out(opened, steps):
+    shares = uniform.split_steps(opened, steps)
+    assert len(shares) == len(opened) and min(shares) >= 1
+    assert steps <= sum(shares) <= max(steps, len(opened)) + len(opened)
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_blocks_cover_what_is_open(prompt, opened):
+    blocks = uniform.cut([State.GIVEN] * prompt + [State.NOISE] * opened, window=96)
+    places = [i for begin, end in blocks for i in range(begin, end)]
+    assert places == list(range(prompt, prompt + opened))
+    assert all(end - begin <= max(uniform.BLOCK, 96 - prompt) for begin, end in blocks)
+
+
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=6), st.integers(1, 700))
 def test_quotas_add_up(opened, steps):
     shares = split_evenly(opened, steps)
@@ -195,12 +277,22 @@ def test_quotas_add_up(opened, steps):
 # -- quality ---------------------------------------------------------------------------------------------------------
 
 
-def test_text_reads_like_the_training_text(texts):
-    """The denoiser finds its text as plausible as held-out verses, and it is not plausible by being repetitive."""
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_reads_like_the_training_text(family, request):
+    """The masked denoiser finds the text of either family as plausible as held-out verses, or nearly so, and it is not
+    plausible by being repetitive."""
+    texts = request.getfixturevalue("texts" if family == "masked" else "uniform_texts")
     generated = "\n".join(texts)
-    assert denoising_loss(generated) < denoising_loss(HELD_OUT) + 0.25
+    assert denoising_loss(generated) < denoising_loss(HELD_OUT) + {"masked": 0.25, "uniform": 0.5}[family]
     assert distinct_pairs(generated) > 0.6
     assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.skipif(shutil.which("bible") is None, reason="needs the training text: apt install bible-kjv")
+def test_uniform_text_is_made_of_words(uniform_texts):
+    known = set(re.findall(r"[\w']+", " ".join(example("corpus").king_james_bible())))
+    words = re.findall(r"[\w']+", " ".join(uniform_texts))
+    assert sum(word in known for word in words) > 0.93 * len(words)
 
 
 def test_the_quality_measures_tell_text_from_noise():
@@ -217,7 +309,8 @@ def test_the_quality_measures_tell_text_from_noise():
 
 
 def shown(terminal: bool, **arguments) -> str:
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=80, color_system="truecolor")
+    colors = "truecolor" if terminal else "auto"
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80, color_system=colors)
     show.run("And God said", seed=4, length=20, steps=5, table=False, console=console, **arguments)
     return console.file.getvalue()
 
@@ -241,6 +334,47 @@ def test_canvas_styles():
     sampling.generate("And God said", seed=4, length=20, steps=5, on_frame=frames.append)
     text = canvas_text(frames[2], sampling.load()[1])
     assert {span.style for span in text.spans} == {"cyan", "grey50", "bold green", "default"}
+
+
+def test_uniform_output_without_a_terminal(tmp_path):
+    pytest.importorskip("matplotlib")
+    output = shown(terminal=False, family="uniform", picture=tmp_path / "trace.svg")
+    result = sampling.generate("And God said", seed=4, length=20, steps=5, family="uniform")
+    assert "\x1b" not in output and result.text in output and show.round_trips(result.trace.summary()) in output
+    assert "step 0/5  And God said" in output and " _" not in output
+    assert f"picture: {tmp_path / 'trace.svg'}" in output and "<svg" in (tmp_path / "trace.svg").read_text()
+
+
+def test_uniform_output_on_a_terminal():
+    output = shown(terminal=True, family="uniform")
+    assert "5/5" in output and "rewritten" in output and "masked" not in output
+    assert "rewritten" not in shown(terminal=True)
+
+
+def test_round_trips_in_words():
+    assert show.round_trips({"revisions": 8, "round_trips": 2}).endswith("2 of them round trips A -> B -> A (25%)")
+    assert show.round_trips({"revisions": 0, "round_trips": 0}).startswith("0 revisions")
+
+
+def test_uniform_table_from_real_measurements():
+    lines = uniform_table.measure(sizes=(64,), vocab=1000, budget_s=0.01)
+    assert [line.wrong for line in lines] == [""] and lines[0].changed[0] > 0
+    console = Console(file=io.StringIO(), width=80)
+    console.print(uniform_table.build_table(lines, vocab=1000))
+    output = console.file.getvalue()
+    assert "V = 1000" in output and max(map(len, output.splitlines())) <= 80
+
+
+def test_uniform_table_notices_another_law(monkeypatch):
+    """Of a step that moves too rarely, and of one with other logits."""
+    x, logits = uniform_table.problem(64, 1000)
+    ours = uniform_table.our_step_
+    monkeypatch.setattr(
+        uniform_table, "our_step_", lambda x, logits, seed=0: ours(x, logits)._replace(num_changed=x[:, 0] * 0)
+    )
+    assert "changes" in uniform_table.check(x, logits)[1]
+    monkeypatch.setattr(uniform_table, "our_step_", lambda x, logits, seed=0: ours(x, logits / 2, seed))
+    assert "p(x_t) differs" in uniform_table.check(x, logits)[1]
 
 
 def test_table_from_real_measurements():
@@ -277,6 +411,8 @@ def command(*arguments: str) -> int:
         (("--length", "0"), "length: must be in 1..4096, got 0"),
         (("--seed", str(2**63)), f"seed: must fit in 64 bits, got {2**63}"),
         (("--prompt", "naïve 日本"), "prompt: characters must occur in the training text, got '"),
+        (("--picture", "trace.txt"), "picture: must end in .png, .pdf, .svg, got trace.txt"),
+        (("--picture", "no/such/folder/trace.png"), "picture: its folder must exist, got no/such/folder/trace.png"),
     ],
 )
 def test_bad_arguments(arguments, message, capsys):
@@ -304,28 +440,77 @@ def test_missing_package_is_named(monkeypatch, capsys):
     assert capsys.readouterr().err == "the demo needs rich: pip install rich\n"
 
 
+def test_a_picture_needs_matplotlib(monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else found(name))
+    assert command("--no-table", "--family", "uniform") == 1
+    assert capsys.readouterr().err == "the demo needs matplotlib: pip install matplotlib\n"
+    assert command("--no-table", "--length", "4") == 0  # of the masked family, nobody asked for a picture
+
+
+def test_the_uniform_family_draws_a_picture_unasked(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    assert command("--no-table", "--family", "uniform", "--length", "16", "--steps", "4") == 0
+    assert "picture: revisions.png" in capsys.readouterr().out
+    assert (tmp_path / "revisions.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_unknown_family():
-    with pytest.raises(settings.ArgumentError, match="family: must be one of masked, got 'causal'"):
+    with pytest.raises(settings.ArgumentError, match="family: must be one of masked, uniform, got 'causal'"):
         sampling.generate(family="causal")
 
 
 # -- training --------------------------------------------------------------------------------------------------------
 
 
+def train(*arguments) -> None:
+    small = "--batch 8 --steps 4 --save-every 2 --window 24".split()
+    run = subprocess.run([sys.executable, str(TRAIN), *map(str, arguments), *small], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 def test_training_script_writes_what_the_demo_reads(tmp_path):
+    """The masked family from nothing, then the uniform one from its weights, into the same folder."""
     text, out = tmp_path / "text.txt", tmp_path / "out"
     text.write_text(HELD_OUT * 30, encoding="utf-8")
-    small = "--vocab 120 --dim 32 --layers 1 --heads 2 --window 24 --batch 8 --steps 4 --save-every 2".split()
-    run = subprocess.run(
-        [sys.executable, str(TRAIN), "--text", str(text), "--out", str(out), *small],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    record = json.loads((out / "masked.json").read_text())
-    assert [point["step"] for point in record["curve"]] == [2, 4] and record["recipe"]["dim"] == 32
-    names = ("masked.safetensors", "tokenizer.json")
+    train("--text", text, "--out", out, *"--vocab 120 --dim 32 --layers 1 --heads 2".split())
+    masked_file = out / "masked.safetensors"
+    tokens = (out / "tokenizer.json").read_bytes()
+    train("--text", text, "--out", out, "--family", "uniform", "--init", masked_file)
+    assert (out / "tokenizer.json").read_bytes() == tokens
+
+    names = ("masked.safetensors", "uniform.safetensors", "tokenizer.json")
     sums = [f"{hashlib.sha256((out / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     assert (out / "SHA256SUMS").read_text() == "".join(sums)
-    model, tokenizer = sampling.load("masked", out)
-    assert model.config.vocab_size == tokenizer.vocab_size and not model.training
+    for family, start in (("masked", None), ("uniform", "masked.safetensors")):
+        record = json.loads((out / f"{family}.json").read_text())
+        assert [point["step"] for point in record["curve"]] == [2, 4]
+        assert record["recipe"]["dim"] == 32 and record["recipe"]["init"] == start
+        model, tokenizer = sampling.load(family, out)
+        assert model.config.vocab_size == tokenizer.vocab_size and not model.training
+    before, after = (sampling.load(family, out)[0].embedding.weight for family in FAMILIES)
+    assert (before[:-1] - after).abs().max() < 0.1 * before.std()  # it began where the other ended
+
+
+def test_the_uniform_bound_is_the_entropy_for_the_exact_law(monkeypatch):
+    """Independent tokens of a known law, and a denoiser that is told t: no bound can be lower, and this one is no higher."""
+    families = example("families")
+    law = torch.tensor([0.6, 0.2, 0.1, 0.05, 0.03, 0.01, 0.01])
+    levels = []
+    add_noise = families.uniform_noise
+    monkeypatch.setattr(
+        families, "uniform_noise", lambda clean, t, *rest: levels.append(t) or add_noise(clean, t, *rest)
+    )
+
+    def denoiser(noisy):
+        t = levels[-1][..., None]
+        evidence = torch.log1p(len(law) * (1 - t) / t).expand(*noisy.shape, 1)
+        return law.log().expand(*noisy.shape, -1).scatter_add(-1, noisy[..., None], evidence)
+
+    denoiser.config = argparse.Namespace(vocab_size=len(law))
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.multinomial(law.expand(4096, -1), 64, replacement=True, generator=generator)
+    bounds = [families.uniform_bound(denoiser, batch, generator) for batch in clean.split(256)]
+    mean, error = torch.stack(bounds).mean(), torch.stack(bounds).std() / len(bounds) ** 0.5
+    assert abs(mean + (law * law.log()).sum()) < 4 * error < 0.1

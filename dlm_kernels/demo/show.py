@@ -68,4 +68,4 @@ def round_trips(summary: dict) -> str:
     """The question of the field: whether all that rewriting gets anywhere."""
     revisions, returned = summary["revisions"], summary["round_trips"]
     share = f" ({returned / revisions:.0%})" if revisions else ""
-    return f"The model revised its tokens {revisions} times; {returned} of these were round trips A -> B -> A{share}."
+    return f"{revisions} revisions by the model, {returned} of them round trips A -> B -> A{share}"

@@ -60,27 +60,25 @@ def denoise(
                     canvas, logits, alpha_t=levels[i], alpha_s=levels[i + 1], prediction="denoiser", tempered="after",
                     temperature=temperature, **here,
                 )  # fmt: skip
-                written, noised = result.route[0] == MODEL, result.route[0] == NOISE
+                route = result.route[0]
             else:
                 rule = dlm.TopK(DOUBTS)
                 result = dlm.denoise_step_(canvas, logits, mask_id=None, rule=rule, confidence="gain", **here)
-                written, noised = result.committed[0], torch.zeros_like(result.committed[0])
+                route = result.committed[0].long()
             step += 1
-            states = follow(states, first, before, canvas[0].tolist(), written.tolist(), noised.tolist())
+            states = follow(states, first, before, canvas[0].tolist(), route.tolist())
             yield Frame(step, total, canvas[0].tolist(), states)
 
 
-def follow(
-    states: list[State], first: int, before: list[int], now: list[int], written: list[bool], noised: list[bool]
-) -> list[State]:
-    """The states after a step, whose rows begin at position `first`."""
+def follow(states: list[State], first: int, before: list[int], now: list[int], route: list[int]) -> list[State]:
+    """The states after a step that led the tokens `before` to `now`; its rows begin at position `first`."""
     states = [State.KEPT if state in (State.COMMITTED, State.REWRITTEN) else state for state in states]
-    for i, (by_model, by_noise) in enumerate(zip(written, noised, strict=True), start=first):
-        if by_noise:
+    for i, taken in enumerate(route, start=first):
+        if taken == NOISE:
             states[i] = State.NOISE
-        elif by_model and states[i] is State.NOISE:
+        elif taken == MODEL and states[i] is State.NOISE:
             states[i] = State.COMMITTED
-        elif by_model and before[i] != now[i]:
+        elif taken == MODEL and before[i] != now[i]:
             states[i] = State.REWRITTEN
     return states
 

@@ -3,20 +3,19 @@
 import argparse
 import copy
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from corpus import read_lines, split, train_tokenizer
+from corpus import read_lines, split
 from families import FAMILIES, Family
 from muon import Muon
 from record import Record
 from rich.progress import track
-from tokenizers import Tokenizer
+from start import start_model, start_tokenizer
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from dlm_kernels.demo.model import Denoiser, ModelConfig, load_model
+from dlm_kernels.demo.model import Denoiser
 
 
 def arguments() -> argparse.Namespace:
@@ -32,7 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--init",
         type=Path,
-        help="weights to start from, of either family, tokenizer.json beside them; they set the shape",
+        help="weights to start from, with tokenizer.json beside them; they set vocabulary and shape",
     )
     parser.add_argument("--vocab", type=int, default=2048, help="BPE vocabulary")
     parser.add_argument("--dim", type=int, default=192)
@@ -79,24 +78,6 @@ def held_out_bound(model: Denoiser, windows: Windows, family: Family, batches: i
     return float(torch.stack(bounds).mean())
 
 
-def starting_point(args: argparse.Namespace, tokenizer) -> Denoiser:
-    """Random weights of the shape in `args`, or those of `--init`, whose shape `args` takes over."""
-    if args.init is None:
-        return Denoiser(
-            ModelConfig(args.family, tokenizer.get_vocab_size(), args.dim, args.layers, args.heads, args.window)
-        )
-    given = load_model(args.init)
-    model = Denoiser(replace(given.config, family=args.family, window=args.window))
-    weights = given.state_dict()
-    # the mask's row is the last: uniform noise has no use for it
-    weights["embedding.weight"] = weights["embedding.weight"][: model.config.input_size]
-    model.load_state_dict(weights)
-    args.vocab, args.dim, args.layers, args.heads = (
-        getattr(model.config, n) for n in ("vocab_size", "dim", "layers", "heads")
-    )
-    return model
-
-
 def optimizers(model: Denoiser, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2] if args.muon_lr > 0 else []
     inside = {id(p) for p in matrices}
@@ -135,18 +116,10 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     training, held_out = split(read_lines(args.text))
-    if args.init is None:
-        tokenizer = train_tokenizer(training + held_out, args.vocab)
-        tokenizer.save(str(args.out / "tokenizer.json"))
-    else:
-        tokenizer = Tokenizer.from_file(str(args.init.with_name("tokenizer.json")))
-        (args.out / "tokenizer.json").write_bytes(args.init.with_name("tokenizer.json").read_bytes())
+    tokenizer = start_tokenizer(args, training + held_out)
     windows, held_out_windows = (Windows(tokenizer, lines, args.window) for lines in (training, held_out))
 
-    model = starting_point(args, tokenizer)
-    if args.init is None:
-        counts = torch.bincount(windows.tokens, minlength=model.config.vocab_size).float() + 1
-        model.output_bias.data = (counts / counts.sum()).log()
+    model = start_model(args, tokenizer, windows.tokens)
     averaged = copy.deepcopy(model).requires_grad_(False)
     family = FAMILIES[args.family]
     optims = optimizers(model, args)
