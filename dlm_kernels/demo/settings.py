@@ -5,7 +5,7 @@ from pathlib import Path
 
 FAMILIES = ("masked", "uniform")
 PROMPT = "And God said"
-TEMPERATURE = {"masked": 0.7, "uniform": 0.5}
+TEMPERATURE = {"masked": 0.7, "uniform": 0.45}
 SEED = 0
 LENGTH = 80
 MAX_LENGTH = 4096

@@ -1,4 +1,4 @@
-"""Uniform diffusion: start from random tokens, which any step may rewrite, and end by overwriting what the model doubts."""
+"""Uniform diffusion: start from random tokens, which any step may rewrite, and end by correcting what does not fit."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import dlm_kernels as dlm
+from dlm_kernels.schedules import Level, linear
 
 from .frame import Frame, State
 from .model import Denoiser
@@ -14,8 +15,9 @@ from .model import Denoiser
 # reads that off the noisy tokens, of which there have to be enough.
 BLOCK = 64
 
-# One step in TAIL is left for the end, and overwrites DOUBTS tokens. There is little to do by then.
-TAIL, DOUBTS = 10, 4
+# One step in TAIL is left for the end. These start from alpha = SURE, as if one token in ten were still noise, and go to 1:
+# what the model finds implausible is written anew. Tokens that went wrong early are else stuck.
+TAIL, SURE = 5, 0.9
 
 MODEL, NOISE = 1, 2  # of the routes that a step reports
 
@@ -33,9 +35,8 @@ def denoise(
     """Fill the positions of `canvas` int64 [1, L] that `given` bool [1, L] leaves open, in place; yields a Frame before the
     first step and one after each. `trace` takes note of the steps.
 
-    Most are reverse steps of the diffusion from alpha = 0 to 1. The last ones give the model's first choice to the tokens
-    that gain most by it. A canvas longer than the model's window is done in blocks: the model sees the text before a block,
-    and nothing after it.
+    They are reverse steps of the diffusion from alpha = 0 to 1, and some more to correct. A canvas longer than the model's
+    window is done in blocks: the model sees the text before a block, and nothing after it.
     """
     noise = torch.randint(model.config.vocab_size, canvas.shape, generator=torch.Generator().manual_seed(seed))
     canvas.copy_(torch.where(given, canvas, noise))
@@ -46,40 +47,36 @@ def denoise(
     yield Frame(0, total, canvas[0].tolist(), states)
 
     for (begin, end), share in zip(blocks, shares, strict=True):
-        first, bridges = max(0, end - model.config.window), share - share // TAIL
-        levels = [dlm.schedules.linear(1 - i / bridges) for i in range(bridges + 1)]
-        for i in range(share):
-            before = canvas[0].tolist()
+        first = max(0, end - model.config.window)
+        for alpha_t, alpha_s in schedule(share):
             with torch.no_grad():
                 logits = model(canvas[:, first:end])
-            here = {"seed": seed, "step": step, "start": first, "window": (begin, end), "frozen": given, "trace": trace}
-            if i < bridges:
-                # The law of a network trained by cross-entropy counts the present token as evidence. To cool the evidence too
-                # would make every token stay, so the temperature comes after it was taken out.
-                result = dlm.uniform_step_(
-                    canvas, logits, alpha_t=levels[i], alpha_s=levels[i + 1], prediction="denoiser", tempered="after",
-                    temperature=temperature, **here,
-                )  # fmt: skip
-                route = result.route[0]
-            else:
-                rule = dlm.TopK(DOUBTS)
-                result = dlm.denoise_step_(canvas, logits, mask_id=None, rule=rule, confidence="gain", **here)
-                route = result.committed[0].long()
+            # The law of a network trained by cross-entropy counts the present token as evidence. To cool the evidence too would
+            # make every token stay, so the temperature comes after it was taken out.
+            result = dlm.uniform_step_(
+                canvas, logits, alpha_t=alpha_t, alpha_s=alpha_s, prediction="denoiser", tempered="after",
+                temperature=temperature, seed=seed, step=step, start=first, window=(begin, end), frozen=given, trace=trace,
+            )  # fmt: skip
             step += 1
-            states = follow(states, first, before, canvas[0].tolist(), route.tolist())
+            states = follow(states, first, result.route[0].tolist())
             yield Frame(step, total, canvas[0].tolist(), states)
 
 
-def follow(states: list[State], first: int, before: list[int], now: list[int], route: list[int]) -> list[State]:
-    """The states after a step that led the tokens `before` to `now`; its rows begin at position `first`."""
+def schedule(steps: int) -> list[tuple[Level, Level]]:
+    """(level before, level after) of each of `steps` steps."""
+    even = steps - steps // TAIL
+    levels = [linear(1 - i / even) for i in range(even + 1)]
+    return list(zip(levels, levels[1:], strict=False)) + [(linear(1 - SURE), linear(0.0))] * (steps - even)
+
+
+def follow(states: list[State], first: int, route: list[int]) -> list[State]:
+    """The states after a step, whose rows begin at position `first`. What the model writes is another token, always."""
     states = [State.KEPT if state in (State.COMMITTED, State.REWRITTEN) else state for state in states]
     for i, taken in enumerate(route, start=first):
         if taken == NOISE:
             states[i] = State.NOISE
-        elif taken == MODEL and states[i] is State.NOISE:
-            states[i] = State.COMMITTED
-        elif taken == MODEL and before[i] != now[i]:
-            states[i] = State.REWRITTEN
+        elif taken == MODEL:
+            states[i] = State.COMMITTED if states[i] is State.NOISE else State.REWRITTEN
     return states
 
 
