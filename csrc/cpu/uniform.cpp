@@ -172,11 +172,17 @@ void transition_step(const TransitionArgs& a, const Resolved& r, const dlm_execu
   }
 }
 
-void q_sample(const NoisingArgs& a, const Resolved& r) {
-  const int64_t length = a.x.shape[1];
-  for (int64_t b = 0; b < a.x.shape[0]; ++b) {
-    for (int64_t p = 0; p < length; ++p) noise_position(a, r, Place{b, p});
-  }
+void q_sample(const NoisingArgs& a, const Resolved& r, const dlm_executor* executor) {
+  constexpr int64_t kPerTask = 2048;  // positions, 20 ns each
+  const int64_t length = a.x.shape[1], positions = numel(a.x), tasks = (positions + kPerTask - 1) / kPerTask;
+  std::atomic<int64_t> next{0};
+  run_workers(executor, min_of<int64_t>(thread_count(executor), tasks), [&] {
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+      for (int64_t i = task * kPerTask; i < min_of(positions, (task + 1) * kPerTask); ++i) {
+        noise_position(a, r, Place{i / length, i % length});
+      }
+    }
+  });
 }
 
 }  // namespace dlm::cpu
