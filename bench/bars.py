@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterable
 from statistics import median
 
-from .cases import OURS
+from .cases import OURS, RARE_NOISE, RARE_NOISE_PEER, ROUTE_GRID, UNIFORM_OPS, VOCAB
 
 PASS, FAIL, UNKNOWN = "pass", "FAIL", "not measured"
-# 2 threads, 256 rows, V = 126464, N(0, 3) logits, all rows open: what every bar is stated for.
+# 2 threads, 256 rows, all rows open: what every bar is stated for. The masked family's: V = 126464, N(0, 3) logits.
 _THREADS = 2
 _SHAPE = {
     "op": "denoise_step",
@@ -30,6 +30,7 @@ class Place:
     temperature: float
     allocator: str
     provider: str = OURS
+    shape: dict = dataclasses.field(default_factory=lambda: _SHAPE)
     backend: str | None = None  # the instruction set that our default step must have run on
 
     def find(self, rows: list[dict]) -> tuple[float | None, str]:
@@ -54,7 +55,7 @@ class Place:
         return ours is not None and ours["us"] is None
 
     def _row(self, rows: list[dict], provider: str) -> dict | None:
-        case = {**_SHAPE, "dtype": self.dtype, "temperature": self.temperature}
+        case = {**self.shape, "dtype": self.dtype, "temperature": self.temperature}
         env = {"allocator": self.allocator, "threads": _THREADS}
         for row in reversed(rows):
             if (
@@ -165,6 +166,61 @@ BARS = (
     Bar("confidence, relative error", "fp64, also at |logit| = 300", "<=", 2e-6, "", Promise("confidence")),
     Bar("draw on a grid of 2e7 uniforms", "exact counts", "<=", 8, "counts", Promise("grid")),
 )
+
+
+# The uniform family's bars: peaked logits, the allocator that spares the peers their page faults.
+_UNIFORM_SHAPES = {
+    "sumi": {"op": "uniform_step", "model": "sumi", "vocab": VOCAB["sumi"]},
+    "gemma": {"op": "renoise_step", "model": "gemma", "vocab": VOCAB["gemma"]},
+}
+
+
+def _uniform_bars() -> Iterable[Bar]:
+    def at(model: str, field: str, provider: str, dtype: str, temperature: float, **more) -> Place:
+        shape = {"batch": 1, "rows": 256, "open_rows": 256, "dist": "peaked", **_UNIFORM_SHAPES[model], **more}
+        return Place((field, "median"), dtype, temperature, "tuned", provider, shape)
+
+    for steps, what in ((128, "a step of 128"), (1, "one step in all, most rows from the model")):
+        work = f"uniform_step, 256 rows bf16, {what}"
+        for provider, against, bound in (
+            ("sumi", "eager Sumi, dense posterior", 28),
+            ("sumi_compiled", "torch.compile of that", 14),
+            ("torch_fp32", "eager mixture, with care", 6),
+        ):
+            yield Bar(work, against, ">=", bound, "x", at("sumi", "ratio", provider, "bf16", 1.0, steps=steps))
+        place = at("sumi", "ratio_to_greedy", OURS, "bf16", 1.0, steps=steps)
+        yield Bar(work, "our own greedy step", "<=", 1.25, "x", place)
+    place = at("gemma", "ratio", "diffusion_gemma", "fp32", 0.6)
+    yield Bar("renoise_step, 256 rows fp32", "eager transformers", ">=", 20, "x", place)
+    work = "rare noise, 1 of 1000 steps"
+    yield Bar(work, "its exact frequency", "<=", 3, "sigma", Promise(RARE_NOISE))
+    yield Bar(work + ", on a grid of 2^20 numbers", "exact counts", "<=", 2, "counts", Promise(ROUTE_GRID))
+
+
+UNIFORM_BARS = tuple(_uniform_bars())
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """What a set of cases states: its bars, under which allocator they are measured, and whose accuracy rows go with them."""
+
+    bars: tuple[Bar, ...]
+    allocator: str
+    accuracy: str
+
+
+STATED = {
+    "bars": Statement(BARS, "both", "masked"),
+    "uniform_bars": Statement(UNIFORM_BARS, "tuned", "uniform"),
+    "uniform": Statement(UNIFORM_BARS, "tuned", "uniform"),
+}
+
+
+def of_uniform_family(row: dict) -> bool:
+    """Whether the row is of the uniform family."""
+    if "case" in row:
+        return row["case"]["op"] in UNIFORM_OPS
+    return row.get("accuracy") in (RARE_NOISE, ROUTE_GRID, RARE_NOISE_PEER)
 
 
 def verdicts(rows: list[dict], stated: Iterable[Bar] = BARS) -> list[dict[str, str]]:

@@ -6,13 +6,33 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 
-# Vocabulary of each model's logits; Sumi's is odd on purpose (rows are not 16-byte aligned).
-VOCAB = {"llada": 126464, "dream": 152064, "llada2": 157184, "sumi": 100278}
+# Vocabulary of each model's logits; Sumi's is odd on purpose (rows are not 16-byte aligned), GIDD's ends with the mask.
+VOCAB = {
+    "llada": 126464,
+    "dream": 152064,
+    "llada2": 157184,
+    "sumi": 100278,
+    "gidd": 50258,
+    "duo": 50258,
+    "gemma": 262144,
+}
 DTYPES = ("fp32", "bf16", "fp16")
 DISTS = ("normal3", "normal1", "peaked", "huge")
-CONFIDENCES = ("prob", "margin", "neg_entropy")
+CONFIDENCES = ("prob", "margin", "neg_entropy", "gain")
 OURS = "dlm_kernels"  # the provider that the others are compared with
-OPS = ("denoise_step", "topk_unmask")
+# Of the uniform family; the models whose steps they are.
+UNIFORM_OPS = {
+    "uniform_step": ("sumi",),
+    "transition_step": ("gidd", "duo"),
+    "renoise_step": ("gemma",),
+    "select_step": ("sumi", "gidd", "duo", "gemma"),
+    "q_sample": ("gidd", "sumi"),
+}
+OPS = ("denoise_step", "topk_unmask", *UNIFORM_OPS)
+# Kinds of accuracy rows: our rare noise by keyed draws and by a grid, and what dense races make of it.
+RARE_NOISE, ROUTE_GRID, RARE_NOISE_PEER = "rare_noise", "route_grid", "rare_noise_peer"
+_RANKING_OPS = ("denoise_step", "topk_unmask", "select_step")
+_SCHEDULED_OPS = ("uniform_step", "transition_step")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +41,10 @@ class Case:
 
     op "denoise_step": logits `[batch, rows / batch, vocab]` to `k` committed tokens per sequence, whole step.
     op "topk_unmask": tokens and confidences are given, only ranking and writing is measured (vocab is not read).
+    Uniform family, where every position is open: "uniform_step", "transition_step": one reverse step, the middle one of a
+    schedule of `steps`; one step in all is the worst case, most positions then take a draw of the model. "renoise_step": accept
+    or renoise. "select_step": the `k` positions that gain most are overwritten (confidence "gain": Sumi's adaptive step), or,
+    with `k` all positions, each by its argmax. "q_sample": forward noising, no logits.
     dist: "normal3" = N(0, 3), "normal1" = N(0, 1); "peaked" = N(0, 2) with a few raised tokens per row, as trained models
     give; "huge" = rows around +-300, for accuracy.
     confidence: what positions are ranked by. cfg_scale: not 0 = a second logits tensor, classifier-free guidance.
@@ -39,6 +63,7 @@ class Case:
     seed: int = 0
     confidence: str = "prob"
     cfg_scale: float = 0.0
+    steps: int = 0
 
     def __post_init__(self) -> None:
         for field, known in (("op", OPS), ("dtype", DTYPES), ("dist", DISTS), ("confidence", CONFIDENCES)):
@@ -50,6 +75,18 @@ class Case:
             object.__setattr__(self, "open_rows", self.rows)
         if self.open_rows % self.batch or not 0 < self.open_rows <= self.rows:
             raise ValueError(f"open_rows: must be a multiple of batch in 1..rows, got {self.open_rows}")
+        if self.op in UNIFORM_OPS and self.model not in UNIFORM_OPS[self.op]:
+            raise ValueError(
+                f"model: must be one of {', '.join(UNIFORM_OPS[self.op])} for {self.op}, got {self.model!r}"
+            )
+        if self.confidence == "gain" and self.op != "select_step":
+            raise ValueError(f"confidence: must not be 'gain' for {self.op}")
+        if self.op in UNIFORM_OPS and self.open_rows != self.rows:
+            raise ValueError(f"open_rows: must be rows for {self.op}, got {self.open_rows}")
+        if (self.steps > 0) != (self.op in _SCHEDULED_OPS):
+            raise ValueError(f"steps: must be > 0 for {' and '.join(_SCHEDULED_OPS)}, else 0, got {self.steps}")
+        if self.op not in _RANKING_OPS:
+            object.__setattr__(self, "k", 0)
         if not 0 <= self.k <= self.open_rows // self.batch:
             raise ValueError(f"k: must be in 0..{self.open_rows // self.batch} (open positions), got {self.k}")
 
@@ -63,16 +100,40 @@ class Case:
         return 4 if self.dtype == "fp32" else 2
 
     @property
+    def mask_id(self) -> int | None:
+        """Of the masked family outside the vocabulary (legal), so that a drawn token is never mistaken for an open position;
+        None where the noise has no mask."""
+        if self.op not in UNIFORM_OPS:
+            return self.vocab
+        return self.vocab - 1 if self.model == "gidd" else None
+
+    @property
+    def has_logits(self) -> bool:
+        return self.op not in ("topk_unmask", "q_sample")
+
+    @property
     def bytes_min(self) -> int:
-        """Bytes any implementation must read: the logits rows of the open positions, once."""
+        """Bytes any implementation must read: the logits rows of the open positions, once. Without logits, the canvases."""
         if self.op == "topk_unmask":
             return self.rows * 12
+        if self.op == "q_sample":
+            return self.rows * 16
         return self.open_rows * self.vocab * self.itemsize * (2 if self.cfg_scale else 1)
 
     @property
     def group(self) -> tuple:
         """Cases with equal groups share their logits and are timed interleaved with each other."""
-        return (self.op, self.model, self.batch, self.rows, self.vocab, self.dtype, self.dist, self.seed)
+        kind = "logits" if self.has_logits else self.op
+        return (kind, self.model, self.batch, self.rows, self.vocab, self.dtype, self.dist, self.seed)
+
+    @property
+    def greedy(self) -> Case | None:
+        """The greedy step on the same logits, which a step that draws is compared with; None if it is that itself."""
+        if not self.has_logits or not self.temperature:
+            return None
+        if self.op == "denoise_step":
+            return dataclasses.replace(self, temperature=0.0)
+        return dataclasses.replace(self, op="select_step", temperature=0.0, confidence="prob", k=self.length, steps=0)
 
     @property
     def id(self) -> str:
@@ -81,11 +142,15 @@ class Case:
         shape = f"{self.batch}x{self.length}"
         if self.op == "topk_unmask":
             return f"{self.op} {shape} k={self.k}{opened}"
+        if self.op == "q_sample":
+            return f"{self.op} {self.model} {shape} V={self.vocab}"
         scored = "" if self.confidence == "prob" else f" {self.confidence}"
         guided = f" cfg={self.cfg_scale:g}" if self.cfg_scale else ""
+        ranked = f" k={self.k}" if self.op in _RANKING_OPS else ""
+        steps = f" N={self.steps}" if self.steps else ""
         return (
-            f"{self.op} {self.model} {shape}x{self.vocab} {self.dtype} T={self.temperature:g} {self.dist} "
-            f"k={self.k}{opened}{scored}{guided}"
+            f"{self.op} {self.model} {shape}x{self.vocab} {self.dtype} T={self.temperature:g} {self.dist}"
+            f"{ranked}{steps}{opened}{scored}{guided}"
         )
 
 
@@ -97,8 +162,8 @@ def _product(rows: Iterable[int], dtypes: Iterable[str], temperatures: Iterable[
 
 
 def _models() -> Iterator[Case]:
-    for model, vocab in VOCAB.items():
-        yield from _product((32,), ("bf16", "fp32"), (0.0, 1.0), model=model, vocab=vocab, dist="peaked")
+    for model in ("llada", "dream", "llada2", "sumi"):
+        yield from _product((32,), ("bf16", "fp32"), (0.0, 1.0), model=model, vocab=VOCAB[model], dist="peaked")
 
 
 def _shapes() -> Iterator[Case]:
@@ -108,6 +173,30 @@ def _shapes() -> Iterator[Case]:
     yield from _product((256,), ("bf16",), (0.0, 1.0), open_rows=16)
     yield from _product((256,), ("fp16",), (0.0, 1.0))
     yield from _product((256,), ("bf16", "fp32"), (0.7,))
+
+
+def _uniform(op: str, model: str, **fields) -> Case:
+    return Case(**{"op": op, "model": model, "vocab": VOCAB[model], "dist": "peaked", "temperature": 1.0, **fields})
+
+
+def _uniform_bars() -> Iterator[Case]:
+    for steps in (128, 1):
+        yield _uniform("uniform_step", "sumi", steps=steps)
+    yield _uniform("select_step", "sumi", k=256, temperature=0.0)
+    yield _uniform("renoise_step", "gemma", dtype="fp32", temperature=0.6)
+
+
+def _uniform_more() -> Iterator[Case]:
+    """A whole canvas of Sumi, the other transitions, the selecting steps, forward noising where one-hots fit, and elsewhere."""
+    yield _uniform("uniform_step", "sumi", temperature=0.7, steps=64)
+    for temperature in (0.0, 0.7):
+        yield _uniform("select_step", "sumi", k=4, temperature=temperature, confidence="gain")
+    yield _uniform("select_step", "gemma", dtype="fp32", k=256, temperature=0.0)
+    for model in ("gidd", "duo"):
+        yield _uniform("transition_step", model, steps=128)
+    yield _uniform("uniform_step", "sumi", rows=1184, steps=128)
+    for model, vocab in (("gidd", 512), ("gidd", VOCAB["gidd"]), ("sumi", VOCAB["sumi"])):
+        yield Case(op="q_sample", model=model, batch=64, rows=64 * 1024, vocab=vocab, dtype="fp32")
 
 
 _STANDARD = tuple(_product((32, 256), ("bf16", "fp32"), (0.0, 1.0)))
@@ -123,6 +212,8 @@ SETS: dict[str, tuple[Case, ...]] = {
         Case(op="topk_unmask", batch=b, rows=b * length, dtype="fp32", k=8)
         for b, length in ((1, 32), (1, 256), (8, 256), (1, 4096))
     ),
+    "uniform_bars": tuple(_uniform_bars()),
+    "uniform": (*_uniform_bars(), *_uniform_more()),
 }
 
 

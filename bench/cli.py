@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set",
         default="standard",
         metavar="NAME",
-        help=f"which cases: {sets} (default: standard); bars: with verdicts",
+        help=f"which cases: {sets} (default: standard); bars, uniform and uniform_bars: with verdicts",
     )
     add("--quick", action="store_true", help="seconds: the set quick, against the eager peers")
     add("--filter", metavar="REGEX", help="only cases whose name matches (see --list)")
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--allocator",
         choices=[*machine.ALLOCATORS, "both"],
-        help="malloc settings (default: default; bars: both)",
+        help="malloc settings (default: default; bars: both; uniform and uniform_bars: tuned)",
     )
     add(
         "--isa",
@@ -96,12 +96,13 @@ def main(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace, chosen: list[cases.Case]) -> int:
     from . import bars, report
 
-    stated = args.set == "bars" and not args.quick
-    wanted = args.allocator or ("both" if stated else "default")
+    stated = None if args.quick else bars.STATED.get(args.set)
+    wanted = args.allocator or (stated.allocator if stated else "default")
     rows: list[dict] = []
     for i, allocator in enumerate(machine.ALLOCATORS if wanted == "both" else [wanted]):
         current: list[dict] = []
-        for row in _run(args, chosen, allocator, stated, accuracy=stated and i == 0):
+        accuracy = stated.accuracy if stated and i == 0 and not args.filter else ""
+        for row in _run(args, chosen, allocator, bool(stated), accuracy):
             rows.append(row)
             if args.out:
                 _append(args.out, row)
@@ -113,19 +114,20 @@ def _measure(args: argparse.Namespace, chosen: list[cases.Case]) -> int:
             current.append(row)
         if current:
             report.print_case(current)
+    report.print_rare_noise(rows)
     report.warn(rows)
     ours_failed = [r for r in rows if r.get("case") and r["provider"]["kind"] == "ours" and r["us"] is None]
     for row in ours_failed:
         print(f"FAIL {row['provider']['name']}: {row['case']['id']}: {row['skipped']}", file=sys.stderr)
     failed = bool(ours_failed)
     if stated:
-        found = bars.verdicts(rows)
+        found = bars.verdicts(rows, stated.bars)
         report.print_bars(found)
         failed |= any(v["verdict"] == bars.FAIL for v in found)
     return int(failed)
 
 
-def _run(args, chosen, allocator: str, stated: bool, accuracy: bool) -> Iterator[dict]:
+def _run(args, chosen, allocator: str, stated: bool, accuracy: str) -> Iterator[dict]:
     """Rows of one measuring process, as they come."""
     peers = args.against.split(",") if args.against else _QUICK_PEERS if args.quick else None
     job = {

@@ -6,7 +6,8 @@ import dataclasses
 
 import torch
 
-from .cases import Case
+from . import schedule
+from .cases import UNIFORM_OPS, Case
 
 _BLOCK_ELEMENTS = 1 << 26  # 256 MB of fp32 at a time
 TORCH_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -14,9 +15,10 @@ TORCH_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.floa
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """logits `[B, L, V]` (None for topk_unmask), canvas int64 `[B, L]` with open positions = mask_id, uniform fp64
+    """logits `[B, L, V]` (None where the case has none), canvas int64 `[B, L]` with open positions = mask_id, uniform fp64
     `[B, L]`, all on one device; tokens int64 and confidence fp32 `[B, L]` are the given draw of op "topk_unmask"; uncond is
-    like logits where the case has guidance."""
+    like logits where the case has guidance. Uniform family: canvas is x_t, of q_sample x_0; uniform `[B, L, n]` has a number for
+    each choice that a step makes; clean int64 `[B, L]` is what the canvas was noised from, of renoise_step the last argmax."""
 
     case: Case
     logits: torch.Tensor | None
@@ -25,17 +27,17 @@ class Inputs:
     tokens: torch.Tensor | None = None
     confidence: torch.Tensor | None = None
     uncond: torch.Tensor | None = None
+    clean: torch.Tensor | None = None
 
     @property
-    def mask_id(self) -> int:
-        # Outside the vocabulary (legal), so that a drawn token is never mistaken for an open position.
-        return self.case.vocab
+    def mask_id(self) -> int | None:
+        return self.case.mask_id
 
 
 def make_logits(case: Case, device: torch.device | str = "cpu") -> torch.Tensor | None:
     """Seeded logits of the case's distribution, `[B, L, V]` in its dtype, made on `device`. Filled row by row on the CPU
     (the fp32 source of a bf16 tensor must not leave the heap larger than the problem), in large blocks elsewhere."""
-    if case.op == "topk_unmask":
+    if not case.has_logits:
         return None
     device = torch.device(device)
     generator = torch.Generator(device).manual_seed(case.seed)
@@ -44,6 +46,8 @@ def make_logits(case: Case, device: torch.device | str = "cpu") -> torch.Tensor 
     for first in range(0, case.rows, step):
         rows = torch.arange(first, min(first + step, case.rows), device=device)
         logits[first : first + step] = _block(case, rows, generator)
+    if case.model == "gidd":
+        logits[:, case.vocab - 1] = -1e6  # as GIDD's sampler does: the model never predicts the mask
     return logits.view(case.batch, case.length, case.vocab)
 
 
@@ -78,6 +82,8 @@ def make_inputs(case: Case, logits: torch.Tensor | None) -> Inputs:
     device = torch.device("cpu") if logits is None else logits.device
     generator = torch.Generator().manual_seed(case.seed + 1)
     shape = (case.batch, case.length)
+    if case.op in UNIFORM_OPS:
+        return _noised_inputs(case, logits, generator)
     canvas = torch.randint(case.vocab, shape, generator=generator)
     opened = torch.rand(shape, generator=generator).argsort(-1)[:, : case.open_rows // case.batch]
     canvas.scatter_(1, opened, case.vocab)
@@ -88,6 +94,24 @@ def make_inputs(case: Case, logits: torch.Tensor | None) -> Inputs:
     tokens = torch.randint(case.vocab, shape, generator=generator)
     confidence = torch.rand(shape, generator=generator)
     return Inputs(case, None, canvas, uniform, tokens, confidence)
+
+
+# The numbers a step needs per position: route, draw, noise; draw, noise; one draw.
+_CHOICES = {"uniform_step": (3,), "transition_step": (3,), "renoise_step": (2,), "q_sample": (2,), "select_step": ()}
+
+
+def _noised_inputs(case: Case, logits: torch.Tensor | None, generator: torch.Generator) -> Inputs:
+    """A canvas as the step would meet it: the model's best tokens, noised to the level from which the step goes."""
+    shape = (case.batch, case.length)
+    tokens = case.vocab - (case.mask_id is not None)  # the mask is the last one
+    clean = torch.randint(tokens, shape, generator=generator) if logits is None else logits.argmax(-1).cpu()
+    level, share = schedule.noised(case)
+    keep, kind = torch.rand((2, *shape), generator=generator)
+    noise = torch.where(kind < share, torch.randint(tokens, shape, generator=generator), tokens)
+    canvas = clean if case.op == "q_sample" else torch.where(keep < level.alpha, clean, noise)
+    uniform = torch.rand(shape + _CHOICES[case.op], generator=generator, dtype=torch.float64)
+    device = canvas.device if logits is None else logits.device
+    return Inputs(case, logits, canvas.to(device), uniform.to(device), clean=clean.to(device))
 
 
 def guided(inputs: Inputs, dtype: torch.dtype | None = None) -> torch.Tensor:

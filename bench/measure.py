@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from . import machine, native, timing
-from .cases import OURS, Case, groups
+from . import machine, native, timing, uniform_check
+from .cases import OURS, UNIFORM_OPS, Case, groups
 from .check import Result, check
 from .inputs import Inputs, make_inputs, make_logits
 from .memory import peak_extra_bytes
@@ -111,7 +111,8 @@ def _prepare(case: Case, provider: Provider, inputs: Inputs) -> _Run:
     try:
         with provider.context():
             step = provider.build(inputs)
-        run.check = check(provider, step, inputs)
+        judge = uniform_check.check if case.op in UNIFORM_OPS else check
+        run.check = judge(provider, step, inputs)
     except Exception as error:  # a peer that cannot run here (no compiler, no memory) must not end the others
         run.skipped = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         return run
@@ -147,7 +148,7 @@ class _Floors:
 
     def roofline(self, case: Case, entry: Entry) -> dict | None:
         """The floor of a step in this run: the slower of reading its logits once and of one exp per logit."""
-        if not self.entries or case.op != "denoise_step":
+        if not self.entries:
             return None
         # Time of the case's floor / time of the measured call.
         per_read = case.bytes_min / self._read_bytes
@@ -200,7 +201,7 @@ def _row(run: _Run, runs: list[_Run], floors: _Floors, method: Method) -> dict:
     timed_s = sum(sample.seconds * sample.calls for sample in samples)
     us = timing.quantiles(entry.seconds(), 1e6)
     ours = _find(runs, OURS, case)
-    greedy = _find(runs, provider.name, dataclasses.replace(case, temperature=0.0)) if case.temperature else None
+    greedy = _find(runs, provider.name, case.greedy) if case.greedy else None
     return {
         **row,
         "us": us,

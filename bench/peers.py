@@ -14,12 +14,13 @@ from functools import partial
 
 import torch
 
-from . import chunked, native
-from .cases import OURS, Case
+from . import chunked, native, uniform_careful, uniform_peers, uniform_steps
+from .cases import OURS, UNIFORM_OPS, Case
 from .inputs import Inputs, guided
 
 # step(x, uniform=None) -> (tokens, confidence), each [B, L]; writes x in place. `uniform` fp64 [B, L] replaces the
-# random numbers of providers that invert a CDF, so that their draws can be checked one by one.
+# random numbers of providers that invert a CDF, so that their draws can be checked one by one. Steps of the uniform family
+# return a `uniform_steps.Moved` instead.
 Step = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 # What a whole step produces.
@@ -32,9 +33,10 @@ FP32_SOFTMAX_RTOL = 5e-4
 class Provider:
     """name, kind ("ours" | "eager" | "compiled" | "triton" | "library"), one line of description, and a builder of the step.
 
-    ops, confidences: what it has; greedy, warm: whether it takes T = 0, T > 0.
+    ops, models (None: all), confidences: what it has; greedy, warm: whether it takes T = 0, T > 0.
     noise: how a draw is checked. "uniform": the CDF bracket of the given uniform; "gumbel": replay of torch.rand;
-    "own": `replay(inputs)` gives the exponential variates `[rows, V]` of its noise; "hidden": it cannot be.
+    "own": `replay(inputs)` gives the exponential variates `[rows, V]` of its noise (of renoise_step, the noise tokens as well);
+    "cdf": the bracket of the given uniform on the whole posterior; "hidden": it cannot be.
     conf_rtol: relative confidence error that its arithmetic explains, by logits dtype.
     guided_in: the dtype in which it combines guided logits, None for that of the logits.
     outputs: what it produces; anything but OUTPUTS is partial, and said to be.
@@ -45,12 +47,13 @@ class Provider:
     about: str
     build: Callable[[Inputs], Step]
     ops: tuple[str, ...] = ("denoise_step",)
+    models: tuple[str, ...] | None = None
     noise: str = "uniform"
     conf_rtol: Callable[[torch.dtype], float] = lambda dtype: FP32_SOFTMAX_RTOL
     confidences: tuple[str, ...] = ("prob",)
     greedy: bool = True
     warm: bool = True
-    replay: Callable[[Inputs], torch.Tensor] | None = None
+    replay: Callable[[Inputs], torch.Tensor | tuple[torch.Tensor, torch.Tensor]] | None = None
     guided_in: torch.dtype | None = torch.float32
     outputs: tuple[str, ...] = OUTPUTS
     context: Callable[[], AbstractContextManager] = contextlib.nullcontext
@@ -60,9 +63,10 @@ class Provider:
         return self.outputs != OUTPUTS
 
     def takes(self, case: Case) -> bool:
-        """Whether it has this op, confidence and temperature."""
+        """Whether it has this op, model, confidence and temperature."""
         return (
             case.op in self.ops
+            and (self.models is None or case.model in self.models)
             and case.confidence in self.confidences
             and (self.warm if case.temperature else self.greedy)
         )
@@ -75,6 +79,8 @@ def ours(inputs: Inputs) -> Step:
     import dlm_kernels as dlm
 
     case, mask_id = inputs.case, inputs.mask_id
+    if case.op in UNIFORM_OPS:
+        return uniform_steps.ours(inputs)
     if case.op == "topk_unmask":
 
         def unmask(x: torch.Tensor, uniform=None):
@@ -235,6 +241,8 @@ def fp32_draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -
 
 def torch_fp32(inputs: Inputs) -> Step:
     case, mask_id = inputs.case, inputs.mask_id
+    if case.op in UNIFORM_OPS:
+        return uniform_careful.careful(inputs)
     if case.op == "topk_unmask":
 
         def unmask(x: torch.Tensor, uniform=None):
@@ -284,6 +292,8 @@ def compiled_fp32(inputs: Inputs) -> Step:
 
 
 def compiled_chunked(inputs: Inputs) -> Step:
+    if inputs.case.op in UNIFORM_OPS:
+        return uniform_careful.compiled_chunked(inputs)
     return _compiled(inputs, chunked.greedy, chunked.draw)
 
 
@@ -298,10 +308,12 @@ def _registry(providers: Iterable[Provider]) -> dict[str, Provider]:
 
 
 _BOTH = ("denoise_step", "topk_unmask")
-_ALL_SCORES = ("prob", "margin", "neg_entropy")
+_ALL = (*_BOTH, *UNIFORM_OPS)
+_SWEEPING = ("denoise_step", "uniform_step", "transition_step", "renoise_step")
+_ALL_SCORES = ("prob", "margin", "neg_entropy", "gain")
 PROVIDERS = _registry(
     [
-        Provider(OURS, "ours", "this package", ours, _BOTH, conf_rtol=lambda dtype: 2e-6, confidences=_ALL_SCORES),
+        Provider(OURS, "ours", "this package", ours, _ALL, conf_rtol=lambda dtype: 2e-6, confidences=_ALL_SCORES),
         Provider(
             "llada",
             "eager",
@@ -334,9 +346,9 @@ PROVIDERS = _registry(
         Provider(
             "torch_fp32",
             "eager",
-            "with care: fp32 softmax + max, or softmax + cumsum + searchsorted; batched topk",
+            "with care: fp32 softmax + max, or softmax + cumsum + searchsorted; batched topk; transitions as a mixture",
             torch_fp32,
-            _BOTH,
+            _ALL,
             confidences=_ALL_SCORES,
         ),
         Provider(
@@ -344,13 +356,73 @@ PROVIDERS = _registry(
             "compiled",
             "torch.compile of max + logsumexp, or of softmax + cumsum + searchsorted",
             compiled_fp32,
-            confidences=_ALL_SCORES,
+            confidences=("prob", "margin", "neg_entropy"),
         ),
         Provider(
             "compiled_chunked",
             "compiled",
             "torch.compile of our own chunked algorithm in PyTorch: the honest competitor",
             compiled_chunked,
+            _SWEEPING,
+        ),
+        Provider(
+            "sumi",
+            "eager",
+            "Sumi: the posterior over the vocabulary in fp32, torch.multinomial; adaptive and greedy steps",
+            uniform_peers.sumi,
+            ("uniform_step", "select_step"),
+            ("sumi",),
+            noise="own",
+            replay=uniform_peers.multinomial_noise,
+            confidences=("prob", "gain"),
+        ),
+        Provider(
+            "sumi_compiled",
+            "compiled",
+            "torch.compile of Sumi's posterior and multinomial",
+            uniform_peers.sumi_compiled,
+            ("uniform_step",),
+            ("sumi",),
+            noise="own",
+            replay=uniform_peers.multinomial_noise,
+        ),
+        Provider(
+            "gidd",
+            "eager",
+            "GIDD: two softmaxes, the posterior over the vocabulary, inverse CDF; noising by one-hots",
+            uniform_peers.gidd,
+            ("transition_step", "q_sample"),
+            ("gidd",),
+            noise="cdf",
+        ),
+        Provider(
+            "gidd_compiled",
+            "compiled",
+            "torch.compile of GIDD's step, which is how it runs it",
+            uniform_peers.gidd_compiled,
+            ("transition_step",),
+            ("gidd",),
+            noise="cdf",
+        ),
+        Provider(
+            "duo",
+            "eager",
+            "Duo's Psi sampler in fp64: two posteriors, Gumbel noise",
+            uniform_peers.duo,
+            ("transition_step",),
+            ("duo",),
+            noise="own",
+            replay=uniform_peers.duo_noise,
+        ),
+        Provider(
+            "diffusion_gemma",
+            "eager",
+            "transformers' DiffusionGemma: softmax, multinomial, argmax, entropy twice, sort, randint",
+            uniform_peers.diffusion_gemma,
+            ("renoise_step",),
+            ("gemma",),
+            noise="own",
+            replay=uniform_peers.diffusion_gemma_noise,
         ),
     ]
 )

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from . import bars
-from .cases import OURS
+from .cases import OURS, RARE_NOISE, RARE_NOISE_PEER
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+UNIFORM_BEGIN, UNIFORM_END = "<!-- bench:uniform:begin -->", "<!-- bench:uniform:end -->"
 # Above this many involuntary context switches per second the run shared its cores with something.
 BUSY_PER_S = 20
 
@@ -95,6 +96,27 @@ def print_bars(found: list[dict]) -> None:
     print(bars.summary(found))
 
 
+_RARE_NOISE_HEAD = ("rare noise, 1 of 1000 steps", "rows", "expected", "seen", "share of the exact mass")
+
+
+def print_rare_noise(rows: list[dict]) -> None:
+    """How often ours and dense races drew the tokens that only noise can be; nothing without such rows."""
+    if body := _rare_noise(rows):
+        print_table("re-noise mass", _RARE_NOISE_HEAD, body)
+
+
+def _rare_noise(rows: list[dict]) -> list[tuple[str, ...]]:
+    kinds = (RARE_NOISE, RARE_NOISE_PEER)
+    newest = {row["what"]: row for row in rows if row.get("accuracy") in kinds and row["value"] is not None}
+    body = []
+    for what, row in newest.items():
+        share, error = row["events"] / row["expected"], row["expected"] ** -0.5
+        body.append(
+            (what, f"{row['rows']}", f"{row['expected']:.1f}", f"{row['events']}", f"{share:.2f} ± {error:.2f}")
+        )
+    return body
+
+
 def warn(rows: list[dict]) -> None:
     """Say on stderr what makes these numbers worth less."""
     if any(row["env"]["backend"] == "reference" for row in rows if "env" in row):
@@ -135,15 +157,14 @@ def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]], left: int
 
 
 def markdown(rows: list[dict]) -> str:
-    """The README's tables, machine by machine: per temperature the time of each step and its ratio to ours, then what
-    must be reached. GPUs come after the CPUs."""
+    """The README's tables of the masked family, machine by machine: per temperature the time of each step and its ratio to
+    ours, then what must be reached. GPUs come after the CPUs."""
     from . import gpu_report
 
     out: list[str] = []
     on_gpu = [row for row in rows if row["env"].get("gpu")]
-    rows = [row for row in rows if not row["env"].get("gpu")]
-    for machine in dict.fromkeys(map(_machine, reversed(rows))):  # the latest first
-        here = [row for row in rows if _machine(row) == machine]
+    rows = [row for row in rows if not row["env"].get("gpu") and not bars.of_uniform_family(row)]
+    for machine, here in _by_machine(rows):
         out += [f"{machine}{_busy_note(here)}:", ""]
         timed = [row for row in here if row.get("us") and row["case"]["op"] == "denoise_step"]
         for dist, temperature in sorted({(row["case"]["dist"], row["case"]["temperature"]) for row in timed}):
@@ -151,12 +172,55 @@ def markdown(rows: list[dict]) -> str:
             law = {"normal3": "N(0, 3)"}.get(dist, dist)
             out += [f"One denoise step, temperature {temperature:g}, {law} logits: time (time / ours).", ""]
             out += markdown_table(*_speed_table(found))
-        found = bars.verdicts(here)
-        if any(v["verdict"] != bars.UNKNOWN for v in found):
-            out += [f"What must be reached: {bars.summary(found)}.", ""]
-            out += bar_table(found)
+        out += _must_reach(bars.verdicts(here))
     out += gpu_report.markdown(on_gpu)
     return "\n".join(out).rstrip() + "\n"
+
+
+def uniform_markdown(rows: list[dict]) -> str:
+    """The same of the uniform family on CPUs: every case with every provider, the re-noise mass, what must be reached."""
+    out: list[str] = []
+    rows = [row for row in rows if not row["env"].get("gpu") and bars.of_uniform_family(row)]
+    for machine, here in _by_machine(rows):
+        out += [f"{machine}{_busy_note(here)}:", ""]
+        newest = {}
+        for row in here:
+            if "case" in row:
+                newest[row["case"]["id"], row["env"]["allocator"], row["provider"]["name"]] = row
+        if newest:
+            out += markdown_table(
+                ("step", "allocator", "who", "time", "time / ours", "extra memory"), _uniform_body(newest), 3
+            )
+        if body := _rare_noise(here):
+            out += markdown_table(_RARE_NOISE_HEAD, body)
+        out += _must_reach(bars.verdicts(here, bars.UNIFORM_BARS))
+    return "\n".join(out).rstrip() + "\n"
+
+
+def _uniform_body(newest: dict[tuple, dict]) -> list[tuple[str, ...]]:
+    """One line per provider, the cases in the order of their first measurement, ours first."""
+    places = {key[:2]: i for i, key in reversed(list(enumerate(newest)))}
+    body = []
+    for (case, allocator, name), row in sorted(newest.items(), key=lambda item: places[item[0][:2]]):
+        if row["us"] is None:
+            cells = ("-", row["skipped"], "-")
+        else:
+            ratio = factor_text(row["ratio"]["median"]) if row["ratio"] and name != OURS else ""
+            cells = (time_text(row["us"]["median"]), ratio, _mib(row["peak_extra_bytes"]))
+        body.append((case, allocator, name, *cells))
+    return body
+
+
+def _by_machine(rows: list[dict]) -> list[tuple[str, list[dict]]]:
+    """(machine, its rows), the latest machine first."""
+    names = dict.fromkeys(map(_machine, reversed(rows)))
+    return [(name, [row for row in rows if _machine(row) == name]) for name in names]
+
+
+def _must_reach(found: list[dict]) -> list[str]:
+    if all(v["verdict"] == bars.UNKNOWN for v in found):
+        return []
+    return [f"What must be reached: {bars.summary(found)}.", "", *bar_table(found)]
 
 
 def bar_table(found: list[dict]) -> list[str]:
@@ -200,12 +264,18 @@ def shape_text(case: dict) -> str:
 
 def readme(path: Path, rows: list[dict], check: bool) -> bool:
     """Put the tables between the markers of the file at `path`. Returns whether they were up to date; with `check`
-    nothing is written. ValueError if the markers are missing."""
-    text = path.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{path}: must hold {BEGIN} and {END} once each")
-    head, rest = text.split(BEGIN)
-    fresh = f"{head}{BEGIN}\n\n{markdown(rows)}\n{END}{rest.split(END)[1]}"
+    nothing is written. ValueError if markers are missing; those of the uniform family may be where there are no such rows."""
+    text = fresh = path.read_text()
+    for begin, end, tables, needed in (
+        (BEGIN, END, markdown, True),
+        (UNIFORM_BEGIN, UNIFORM_END, uniform_markdown, any(map(bars.of_uniform_family, rows))),
+    ):
+        counts = (fresh.count(begin), fresh.count(end))
+        if counts != (1, 1) and (needed or counts != (0, 0)):
+            raise ValueError(f"{path}: must hold {begin} and {end} once each")
+        if counts == (1, 1):
+            head, rest = fresh.split(begin)
+            fresh = f"{head}{begin}\n\n{tables(rows)}\n{end}{rest.split(end)[1]}"
     if fresh != text and not check:
         path.write_text(fresh)
     return fresh == text

@@ -11,10 +11,11 @@ import sys
 
 def main(job: dict) -> None:
     """Keys: cases (list of Case fields), providers (names or null), isa (add one provider per instruction set), method
-    (timing.Method fields), threads (0: what torch takes), accuracy (add those rows), progress (lines on stderr)."""
+    (timing.Method fields), threads (0: what torch takes), accuracy (add the rows of that family: masked, uniform, or ""),
+    progress (lines on stderr)."""
     import torch
 
-    from . import accuracy, machine, measure, peers
+    from . import accuracy, machine, measure, peers, uniform_accuracy
     from .cases import Case
     from .timing import Method
 
@@ -29,9 +30,9 @@ def main(job: dict) -> None:
 
     threads = job["threads"] or torch.get_num_threads()
     if job["accuracy"]:
-        progress("accuracy: confidence against fp64, draws on a grid")
+        progress(f"accuracy of the {job['accuracy']} family")
         env = machine.describe(threads)
-        for row in accuracy.rows(threads):
+        for row in {"masked": accuracy, "uniform": uniform_accuracy}[job["accuracy"]].rows(threads):
             emit({"schema": measure.SCHEMA, "time": measure.now(), **row, "env": env})
     providers = peers.resolve(job["providers"]) + (list(peers.isa_variants().values()) if job["isa"] else [])
     measure.side_by_side(

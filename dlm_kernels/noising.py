@@ -9,6 +9,7 @@ from .arguments import integer, number, numbers_in, require, tensor
 from .calling import call, noise, optional
 from .constants import constant
 from .schedules import as_level
+from .seeds import request_seeds
 
 
 def q_sample(
@@ -35,7 +36,8 @@ def q_sample(
         mask_id: the mask; None for uniform noise.
         uniform_share: of the noise, how much is uniform tokens; the rest is the mask. Number in [0, 1], [B] or [B, L]. Default:
             1 without a mask (UDLM, Duo, Sumi), 0 with one (MDLM, LLaDA). Hybrids: ``schedules.gidd``, ``schedules.gidd_snr``.
-        seed, step, generator: as in ``denoise_step_``: a number per batch is the step, and its noise is reproducible.
+        seed, step, generator: as in ``denoise_step_``, but that an int makes a seed of its own for every sequence
+            (``request_seeds``). One seed for the run and one step per batch make all of its noise reproducible.
         frozen: bool [B, L]: tokens that stay clean (prompts, padding).
         uniform: float64 in [0, 1), [B, L, 2]: the numbers for route and token, instead of the keyed ones.
         return_route: also return uint8 [B, L]: 0 stayed, 2 uniform token, 3 mask.
@@ -50,7 +52,11 @@ def q_sample(
     require(mask_id is None or integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
     if uniform_share is None:
         uniform_share = 1.0 if mask_id is None else 0.0
-    seeds, steps = noise(seed, step, generator, x_0.shape[0] if x_0.dim() else 1, x_0.device)
+    batch_size = x_0.shape[0] if x_0.dim() else 1
+    if seed is not None and not isinstance(seed, torch.Tensor):
+        require(generator is None, "generator", "must not be given together with seed", "both")
+        seed = request_seeds(integer("seed", seed), batch_size, x_0.device)
+    seeds, steps = noise(seed, step, generator, batch_size, x_0.device)
     x_t, route = call(
         _ops.q_sample,
         x_0,

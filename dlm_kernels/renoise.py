@@ -93,7 +93,7 @@ def renoise_step_(
         rule: accept by this rule instead. With keep_accepted its quota counts all that was ever accepted: TopK(k) and
             Threshold(tau, at_least=k) take k over the whole run so far.
         confidence_from: the law of entropy, confidence and probs: "sampled" at the temperature, or "raw" at T = 1.
-        softcap: c > 0: the logits are c tanh(z / c), before anything else.
+        softcap: c in [1e-6, 1e6]: the logits are c tanh(z / c), before anything else.
         state: a RenoiseState, brought up to date: sequences that come to rest are left alone from then on. None: a fresh one.
         stability_threshold, confidence_threshold: a sequence is at rest when its argmax was the same for so many steps and its
             mean entropy, in nats, is below that.

@@ -11,6 +11,7 @@ from .arguments import integer, require, require_type, tensor
 from .calling import FINITE_ROWS, Writing, call, edges, law, noise, optional, place, temperatures
 from .constants import constant
 from .results import TransitionResult
+from .schedules import Level
 
 
 def transition_step_(
@@ -122,8 +123,8 @@ def uniform_step_(x, logits, *, alpha_t, alpha_s, prediction="plug_in", tempered
     Returns, Raises: as ``transition_step_``; ValueError also for alpha outside [0, 1] and alpha_s < alpha_t.
     """
     make = transitions.uniform
-    if type(alpha_t) is type(alpha_s) is float and not torch.compiler.is_compiling():
-        make = _uniform_of_floats
+    if not torch.compiler.is_compiling() and _is_constant(alpha_t) and _is_constant(alpha_s):
+        make = _uniform_of_constants
     return transition_step_(x, logits, transition=make(alpha_t, alpha_s, prediction, tempered), **kwargs)
 
 
@@ -132,8 +133,12 @@ def uniform_step(x, logits, **kwargs):
     return uniform_step_(tensor("x", x).clone(), logits, **kwargs)
 
 
-# Loops come back to the same schedule.
-_uniform_of_floats = functools.lru_cache(maxsize=1024)(transitions.uniform)
+# Runs come back to the same schedule.
+_uniform_of_constants = functools.lru_cache(maxsize=1024)(transitions.uniform)
+
+
+def _is_constant(alpha):
+    return type(alpha) is float or (isinstance(alpha, Level) and type(alpha.alpha) is type(alpha.noise) is float)
 
 
 def without(mask_id, suppress, logits):

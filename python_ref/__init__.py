@@ -6,5 +6,15 @@ where that is cheap, and share no code with the native kernels; tests compare th
 """
 
 from .ops import denoise_step_, draw_tokens, row_stats, topk_unmask_
+from .renoise import renoise_step_
+from .uniform import q_sample, transition_step_
 
-__all__ = ["denoise_step_", "draw_tokens", "row_stats", "topk_unmask_"]
+__all__ = [
+    "denoise_step_",
+    "draw_tokens",
+    "q_sample",
+    "renoise_step_",
+    "row_stats",
+    "topk_unmask_",
+    "transition_step_",
+]

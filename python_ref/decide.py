@@ -51,7 +51,7 @@ def first(count, key, eligible):
 
 def threshold(tau, strict, at_least, value, key, eligible, conf_dtype):
     """All values above tau (rounded like the values), or the first ``at_least`` if those are fewer."""
-    tau = round_to(torch.tensor(tau, dtype=torch.float64, device=value.device), conf_dtype)
+    tau = round_to(torch.full((), tau, dtype=torch.float64, device=value.device), conf_dtype)
     high = eligible & (value > tau if strict else value >= tau)
     enough = high.sum(-1) >= at_least
     return torch.where(enough[:, None], high, first(at_least, key, eligible))

@@ -9,8 +9,8 @@ import torch
 
 STREAM_DRAW = 0  # which token
 STREAM_RANK = 1  # confidence="random"
-STREAM_ROUTE = 2  # reserved: stay, model or noise
-STREAM_NOISE = 3  # reserved: the token of the noise prior
+STREAM_ROUTE = 2  # stay, model, noise or mask
+STREAM_NOISE = 3  # the token of the noise prior
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -51,9 +51,9 @@ def keyed_words(seed, position, step, stream):
     return philox4x32(counter, _words(seed))
 
 
-def draw_uniform(seed, position, step):
+def draw_uniform(seed, position, step, stream=STREAM_DRAW):
     """float64, strictly inside (0, 1): 52 random bits and a half, so the nearest to 1 is 1 - 2^-53."""
-    w0, w1, _, _ = keyed_words(seed, position, step, STREAM_DRAW)
+    w0, w1, _, _ = keyed_words(seed, position, step, stream)
     return (((w0 << 20) | (w1 >> 12)).double() + 0.5) * 2.0**-52
 
 

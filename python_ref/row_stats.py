@@ -48,20 +48,36 @@ class RowStats(NamedTuple):
         return -((self.max - z_token) / temperature + torch.log1p(self.rest))
 
 
-def effective_logits(logits, uncond=None, cfg_scale=0.0, suppress=None):
-    """The fp32 logits that every law is made of: guidance first, then suppressed ids count as -inf.
+def effective_logits(logits, uncond=None, cfg_scale=0.0, suppress=None, softcap=0.0):
+    """The fp32 logits that every law is made of: capped, then guided, then suppressed ids count as -inf.
 
     ``logits`` and ``uncond`` [n, V] of any float dtype, ``suppress`` int64 [m] (ids outside [0, V) are ignored).
     """
-    z = logits.float()
+    z = soften(logits.float(), softcap)
     if uncond is not None:
-        u = uncond.float()
+        u = soften(uncond.float(), softcap)
         both = (z == -torch.inf) & (u == -torch.inf)  # (-inf) - (-inf): forbidden by both, so forbidden
         z = torch.where(both, z, u + (cfg_scale + 1.0) * (z - u))
     if suppress is not None:
-        known = suppress[(suppress >= 0) & (suppress < z.shape[-1])]
-        z = z.index_fill(-1, known, -torch.inf)
+        vocab = z.shape[-1]
+        known = torch.where((suppress >= 0) & (suppress < vocab), suppress, vocab)
+        hidden = torch.zeros(vocab + 1, dtype=torch.bool, device=z.device).index_fill(0, known, True)
+        z = z.masked_fill(hidden[:vocab], -torch.inf)
     return z
+
+
+def soften(z, cap):
+    """``cap`` tanh(z / ``cap``), if that is not 0; infinities, which say what is forbidden or broken, stay."""
+    if cap == 0:
+        return z
+    return torch.where(z.isinf(), z, (cap * torch.tanh(z.double() / cap)).float())
+
+
+def logit_of(z, token):
+    """z[token], float64 [n]; -inf for what is no token of the vocabulary."""
+    known = (token >= 0) & (token < z.shape[-1])
+    at = z.gather(-1, token.clamp(0, z.shape[-1] - 1)[:, None])[:, 0]
+    return torch.where(known, at.double(), -torch.inf)
 
 
 def sweep(z, temperature):

@@ -57,9 +57,8 @@ def route_weights(coefficients, odds, is_mask, support):
 
     to_mask = torch.where(is_mask, 0.0, leave * mask)
     mass = torch.stack([stay, leave * model * others, leave * noise, to_mask], -1)
-    share = mass / mass.sum(-1, keepdim=True)
-    only_noise = torch.tensor([0.0, 0.0, 1.0, 0.0], dtype=torch.float64, device=share.device)
-    return (1 - fresh) * share + fresh * only_noise
+    only_noise = torch.nn.functional.pad(fresh, (NOISE, MASK - NOISE))
+    return (1 - fresh) * mass / mass.sum(-1, keepdim=True) + only_noise
 
 
 def pick_route(weights, uniform):
@@ -68,13 +67,40 @@ def pick_route(weights, uniform):
     ``weights`` float64 [n, 4], ``uniform`` float64 [n] in (0, 1), which must not be used again for the token. A route
     of weight 0 is never taken.
     """
-    order = torch.tensor([NOISE, MASK, MODEL, STAY], device=weights.device)
-    weights = weights[:, order]
-    edges = weights.cumsum(-1)
-    seat = (uniform[:, None] >= edges).sum(-1)
-    # Rounding may leave u beyond the last edge; then the last route that has weight is meant.
-    last = torch.where(weights > 0, torch.arange(4, device=weights.device), -1).amax(-1)
-    return order[torch.minimum(seat, last)]
+    route = torch.full_like(uniform, STAY, dtype=torch.int64)
+    edge, found = torch.zeros_like(uniform), torch.zeros_like(uniform, dtype=torch.bool)
+    for candidate in (NOISE, MASK, MODEL, STAY):
+        weight = weights[:, candidate]
+        edge = edge + weight
+        # Rounding may leave u beyond the last edge; then the last route that has weight is meant.
+        route = torch.where(~found & (weight > 0), candidate, route)
+        found = found | ((weight > 0) & (uniform < edge))
+    return route
+
+
+def shifted_odds(coefficients, odds, temperature, tempered, support):
+    """``odds`` under the law at ``temperature``, after the leave-one-out shift if there is one. ``tempered`` "before" or "after":
+    whether the temperature acts before or after it."""
+    exponent = 1.0 if tempered == "before" else 1 / temperature
+    return leave_one_out_odds(odds, coefficients[:, 1], support, exponent)
+
+
+def choose_route(coefficients, odds, current, temperature, uniform, tempered, support, mask_id=None):
+    """The route of positions that hold ``current`` (int64 [n]), from the ``odds`` (float64 [n]) against it: int64 [n]."""
+    odds = shifted_odds(coefficients, odds, temperature, tempered, support)
+    return pick_route(route_weights(coefficients, odds, is_mask(current, mask_id), support), uniform)
+
+
+def noising_route(rates, uniform):
+    """Forward: what becomes of clean tokens that are uniform noise and the mask with probabilities ``rates``, float64 [n, 2]."""
+    noise, mask = rates.unbind(-1)
+    stay = (1 - noise - mask).clamp(min=0)
+    return pick_route(torch.stack([stay, torch.zeros_like(stay), noise, mask], -1), uniform)
+
+
+def is_mask(token, mask_id):
+    """Where ``token`` is the mask, if there is one: ``mask_id`` None or negative is none."""
+    return torch.zeros_like(token, dtype=torch.bool) if mask_id is None or mask_id < 0 else token == mask_id
 
 
 def noise_token(uniform, support, mask_id=None):

@@ -5,8 +5,14 @@ and range (ValueError). The text is "{argument}: {rule}, got {value}". Values of
 elsewhere that would synchronise with the device, so kernels there must survive any value.
 """
 
-from .confidence import CONFIDENCES, DTYPES, SOURCES
+from types import SimpleNamespace
+
+from .confidence import COMPARING, CONFIDENCES, DTYPES, SOURCES
 from .decide import RULES
+from .geometry import candidate_rows, rows_on, token_at
+from .redraw import REDRAWS
+from .trace import COLUMNS as TRACE_COLUMNS
+from .transition import COLUMNS, noise_support
 
 LOGIT_DTYPES = ("float32", "float16", "bfloat16")
 TOKEN_DTYPES = ("int64", "int32")
@@ -70,6 +76,15 @@ def _require_unit_stride(argument, tensor):
     )
 
 
+def _require_apart(argument, tensor):
+    overlaps = any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride()))
+    _require(not overlaps, argument, "must not overlap itself (stride 0)", f"strides {_list(tensor.stride())}")
+
+
+def _require_contiguous(argument, tensor):
+    _require(tensor.is_contiguous(), argument, "must be contiguous", f"strides {_list(tensor.stride())}")
+
+
 def _require_name(argument, name, names):
     _require(name in names, argument, f"must be {_one_of(names)}", name)
 
@@ -87,8 +102,7 @@ def _require_values(argument, tensor, good, rule):
 def _x(x):
     _require_dtype("x", x, TOKEN_DTYPES)
     _require_dims("x", x, ["B", "L"])
-    overlaps = any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride()))
-    _require(not overlaps, "x", "must not overlap itself (stride 0)", f"strides {_list(x.stride())}")
+    _require_apart("x", x)
 
 
 def _logits(logits, packed, x=None):
@@ -166,11 +180,50 @@ def _window(window_start, window_stop, length):
     )
 
 
+def _like_canvas(argument, tensor, dtype, shape, x):
+    if tensor is not None:
+        _require_dtype(argument, tensor, [dtype])
+        _require_device(argument, tensor, "x", x)
+        _require_shape(argument, tensor, shape)
+
+
 def _frozen(frozen, x):
-    if frozen is not None:
-        _require_dtype("frozen", frozen, ["bool"])
-        _require_device("frozen", frozen, "x", x)
-        _require_shape("frozen", frozen, x.shape)
+    _like_canvas("frozen", frozen, "bool", x.shape, x)
+
+
+def _state(argument, tensor, dtype, shape, x):
+    """What a step carries over and writes."""
+    _like_canvas(argument, tensor, dtype, shape, x)
+    if tensor is not None:
+        _require_apart(argument, tensor)
+
+
+def _probs(probs, logits, x):
+    if probs is not None:
+        _require_dtype("probs", probs, ["bfloat16"])
+        _require_device("probs", probs, "x", x)
+        _require_shape("probs", probs, logits.shape)
+        _require_unit_stride("probs", probs)
+        _require_apart("probs", probs)
+
+
+def _trace(trace, steps, x):
+    if trace is not None:
+        _require_dtype("trace", trace, ["int32"])
+        _require_device("trace", trace, "x", x)
+        _require_shape("trace", trace, [*x.shape, 8])
+        _require_contiguous("trace", trace)
+    both = (trace is None) == (steps is None)
+    _require(
+        both, "trace_steps", "must be given with trace, and only then", "none" if steps is None else _list(steps.shape)
+    )
+    if steps is not None:
+        _require_dtype("trace_steps", steps, ["int64"])
+        _require_device("trace_steps", steps, "x", x)
+        _require_dims("trace_steps", steps, ["S", "B", "8"])
+        _require(steps.shape[0] >= 1, "trace_steps", "must have a step", _list(steps.shape))
+        _require_shape("trace_steps", steps, [steps.shape[0], x.shape[0], len(TRACE_COLUMNS)])
+        _require_contiguous("trace_steps", steps)
 
 
 def _start(start, packed, batch_size, last, anchor, like):
@@ -226,12 +279,81 @@ def _guidance(uncond_logits, cfg_scale, logits):
     _require(finite, "cfg_scale", "must be finite", format(cfg_scale, "g"))
 
 
-def _uniform(uniform, logits):
+def _softcap(softcap):
+    in_range = softcap == 0 or 1e-6 <= softcap <= 1e6
+    _require(in_range, "softcap", "must be 0 (none) or in [1e-6, 1e6]", format(softcap, "g"))
+
+
+def _noise_prior(mask_id, vocab):
+    """Uniform noise must have a token to be."""
+    _require(mask_id >= -1, "mask_id", "must be >= -1 (none)", mask_id)
+    _require(noise_support(vocab, mask_id) >= 1, "mask_id", "must leave a token of the vocabulary for noise", mask_id)
+
+
+def _of_schedule(argument, numbers, n, x):
+    _require_dtype(argument, numbers, ["float64"])
+    _require_device(argument, numbers, "x", x)
+    _require_shape(argument, numbers, [1, n], [x.shape[0], n], [*x.shape, n])
+    _require_unit_stride(argument, numbers)
+
+
+def _no_way_to_no_mask(argument, chance, mask_id):
+    """``chance``: of becoming the mask."""
+    if mask_id < 0:
+        _require_values(argument, chance, chance == 0, "must not lead to the mask without mask_id")
+
+
+def _coefficients(coefficients, mask_id, x):
+    _of_schedule("coefficients", coefficients, len(COLUMNS), x)
+    _require_values("coefficients", coefficients, coefficients.isfinite(), "must be finite")
+    _no_way_to_no_mask("coefficients", coefficients[..., COLUMNS.index("token_mask")], mask_id)
+
+
+def _rates(rates, mask_id, x):
+    _of_schedule("rates", rates, 2, x)
+    _require_values("rates", rates, (rates >= 0) & (rates <= 1), "must be in [0, 1]")
+    total = rates[..., 0] + rates[..., 1]
+    _require_values("rates", total, total <= 1 + 1e-9, "must sum to at most 1")
+    _no_way_to_no_mask("rates", rates[..., 1], mask_id)
+
+
+def _redraw(a):
+    _require_name("redraw", a.redraw, REDRAWS)
+    if a.redraw == "min_p":
+        _require(0 <= a.level <= 1, "level", "must be in [0, 1] for min_p", format(a.level, "g"))
+    elif a.redraw == "guidance":
+        _require(a.level - a.level == 0, "level", "must be finite for guidance", format(a.level, "g"))
+        _require(a.uncond_logits is not None, "uncond_logits", "must be given for guidance", "none")
+        _require(a.cfg_scale == 0, "cfg_scale", "must be 0 for guidance", format(a.cfg_scale, "g"))
+    if a.redraw != "none":
+        _require_values("temperature", a.temperature, a.temperature > 0, "must be > 0 with redraw")
+
+
+def _current_tokens(a):
+    """What a transition starts from must be a token, or the mask; other ops do not care."""
+    places = rows_on(a.x, a.logits, a.start, a.rows)
+    token, vocab = token_at(a.x, places).long(), a.logits.shape[-1]
+    good = (token >= 0) & (token < vocab)
+    if a.mask_id >= 0:
+        good |= token == a.mask_id
+    good |= ~candidate_rows(a.x, places, None, a.window_start, a.window_stop, a.frozen)
+    rule = f"must hold tokens in [0, {vocab}){' or mask_id' if a.mask_id >= 0 else ''} where it may change"
+    _require_values("x", token, good, rule)
+
+
+def _uniform(uniform, shape, anchor, like):
     if uniform is not None:
         _require_dtype("uniform", uniform, ["float64"])
-        _require_device("uniform", uniform, "logits", logits)
-        _require_shape("uniform", uniform, logits.shape[:-1])
+        _require_device("uniform", uniform, anchor, like)
+        _require_shape("uniform", uniform, shape)
         _require_values("uniform", uniform, (uniform >= 0) & (uniform < 1), "must be in [0, 1)")
+
+
+def _given(given, logits):
+    if given is not None:
+        _require_dtype("given", given, ["int64"])
+        _require_device("given", given, "logits", logits)
+        _require_shape("given", given, logits.shape[:-1])
 
 
 def _scoring(confidence, confidence_from, conf_dtype):
@@ -240,127 +362,153 @@ def _scoring(confidence, confidence_from, conf_dtype):
     _require_name("conf_dtype", conf_dtype, tuple(DTYPES))
 
 
-# ---- one op each: the arguments in the order of the signature ------------------------------------------------------
+# ---- one op each: its arguments in the order of the signature ------------------------------------------------------
 
 
-def row_stats(logits, temperature, given, uncond_logits, cfg_scale, suppress):
-    _logits(logits, packed=None)
-    _temperature(temperature, logits.shape[0], "logits", logits, above_zero=True)
-    if given is not None:
-        _require_dtype("given", given, ["int64"])
-        _require_device("given", given, "logits", logits)
-        _require_shape("given", given, logits.shape[:-1])
-    _guidance(uncond_logits, cfg_scale, logits)
-    _ids("suppress", suppress, logits)
+def row_stats(**arguments):
+    a = SimpleNamespace(**arguments)
+    _logits(a.logits, packed=None)
+    _temperature(a.temperature, a.logits.shape[0], "logits", a.logits, above_zero=True)
+    _given(a.given, a.logits)
+    _guidance(a.uncond_logits, a.cfg_scale, a.logits)
+    _ids("suppress", a.suppress, a.logits)
 
 
-def draw_tokens(
-    logits,
-    temperature,
-    seed,
-    step,
-    start,
-    rows,
-    length,
-    shift,
-    suppress,
-    demote,
-    uncond_logits,
-    cfg_scale,
-    uniform,
-    confidence,
-    confidence_from,
-    conf_dtype,
-):
-    _logits(logits, packed=None if rows is None else True)
-    packed = logits.dim() == 2
-    if rows is None:
-        batch_size = 1 if packed else logits.shape[0]
-        _temperature(temperature, batch_size, "logits", logits)
-        _per_request("seed", seed, "int64", batch_size, "logits", logits)
+def draw_tokens(**arguments):
+    a = SimpleNamespace(**arguments)
+    _logits(a.logits, packed=None if a.rows is None else True)
+    packed = a.logits.dim() == 2
+    if a.rows is None:
+        batch_size = 1 if packed else a.logits.shape[0]
+        _temperature(a.temperature, batch_size, "logits", a.logits)
+        _per_request("seed", a.seed, "int64", batch_size, "logits", a.logits)
     else:  # the per-request tensors say how many sequences there are
-        _temperature(temperature, None, "logits", logits)
-        _not_empty("temperature", temperature, logits)
-        batch_size = temperature.shape[0]
-        _per_request("seed", seed, "int64", None if batch_size == 1 else batch_size, "logits", logits)
-        _not_empty("seed", seed, logits)
-        batch_size = max(batch_size, seed.shape[0])
-    _step(step, "logits", logits)
-    _start(start, packed, batch_size, None, "logits", logits)
-    if rows is not None:
-        _require(length >= 1, "length", "must be >= 1 with rows", length)
-        _rows(rows, logits.shape[0], None if batch_size == 1 else batch_size * length, "logits", logits)
+        _temperature(a.temperature, None, "logits", a.logits)
+        _not_empty("temperature", a.temperature, a.logits)
+        batch_size = a.temperature.shape[0]
+        _per_request("seed", a.seed, "int64", None if batch_size == 1 else batch_size, "logits", a.logits)
+        _not_empty("seed", a.seed, a.logits)
+        batch_size = max(batch_size, a.seed.shape[0])
+    _step(a.step, "logits", a.logits)
+    _start(a.start, packed, batch_size, None, "logits", a.logits)
+    if a.rows is not None:
+        _require(a.length >= 1, "length", "must be >= 1 with rows", a.length)
+        _rows(a.rows, a.logits.shape[0], None if batch_size == 1 else batch_size * a.length, "logits", a.logits)
     else:
-        _require(length == 0, "length", "must be 0 without rows", length)
-    _shift(shift, packed)
-    _ids("suppress", suppress, logits)
-    _ids("demote", demote, logits)
-    _guidance(uncond_logits, cfg_scale, logits)
-    _uniform(uniform, logits)
-    _scoring(confidence, confidence_from, conf_dtype)
+        _require(a.length == 0, "length", "must be 0 without rows", a.length)
+    _shift(a.shift, packed)
+    _ids("suppress", a.suppress, a.logits)
+    _ids("demote", a.demote, a.logits)
+    _guidance(a.uncond_logits, a.cfg_scale, a.logits)
+    _uniform(a.uniform, a.logits.shape[:-1], "logits", a.logits)
+    _given(a.given, a.logits)
+    _scoring(a.confidence, a.confidence_from, a.conf_dtype)
+    needless = a.confidence not in COMPARING
+    _require(needless or a.given is not None, "given", f"must be given for confidence {a.confidence}", "none")
 
 
-def denoise_step(
-    x,
-    logits,
-    temperature,
-    seed,
-    step,
-    quota,
-    mask_id,
-    rule,
-    level,
-    strict,
-    window_start,
-    window_stop,
-    frozen,
-    start,
-    rows,
-    shift,
-    suppress,
-    demote,
-    uncond_logits,
-    cfg_scale,
-    uniform,
-    confidence,
-    confidence_from,
-    conf_dtype,
-):
+def _sampler(a):
+    """What every step that draws begins with."""
+    _x(a.x)
+    _logits(a.logits, a.rows is not None, a.x)
+    _temperature(a.temperature, a.x.shape[0], "x", a.x)
+    _per_request("seed", a.seed, "int64", a.x.shape[0], "x", a.x)
+    _step(a.step, "x", a.x)
+
+
+def _places(a, tensor):
+    """Where ``tensor`` [B, W, ...] or [R, ...] lies on the canvas, and what of it may change."""
+    packed, (size, length) = a.rows is not None, a.x.shape
+    _window(a.window_start, a.window_stop, length)
+    _frozen(a.frozen, a.x)
+    _start(a.start, packed, size, None if packed else length - tensor.shape[1], "x", a.x)
+    _rows(a.rows, tensor.shape[0], size * length, "x", a.x)
+
+
+def denoise_step(**arguments):
     # Any mask_id is legal, also one outside the vocabulary, and both values of strict.
-    packed = rows is not None
-    size, length = x.shape if x.dim() == 2 else (0, 0)
-    _x(x)
-    _logits(logits, packed, x)
-    _temperature(temperature, size, "x", x)
-    _per_request("seed", seed, "int64", size, "x", x)
-    _step(step, "x", x)
-    _quota(quota, x)
-    _rule(rule, level)
-    _window(window_start, window_stop, length)
-    _frozen(frozen, x)
-    _start(start, packed, size, length - logits.shape[1], "x", x)
-    _rows(rows, logits.shape[0], size * length, "x", x)
-    _shift(shift, packed)
-    _ids("suppress", suppress, logits)
-    _ids("demote", demote, logits)
-    _guidance(uncond_logits, cfg_scale, logits)
-    _uniform(uniform, logits)
-    _scoring(confidence, confidence_from, conf_dtype)
+    a = SimpleNamespace(**arguments)
+    _sampler(a)
+    _quota(a.quota, a.x)
+    _rule(a.rule, a.level)
+    _places(a, a.logits)
+    _shift(a.shift, a.rows is not None)
+    _ids("suppress", a.suppress, a.logits)
+    _ids("demote", a.demote, a.logits)
+    _guidance(a.uncond_logits, a.cfg_scale, a.logits)
+    _uniform(a.uniform, a.logits.shape[:-1], "logits", a.logits)
+    _scoring(a.confidence, a.confidence_from, a.conf_dtype)
+    _trace(a.trace, a.trace_steps, a.x)
 
 
-def topk_unmask(x, tokens, confidence, quota, mask_id, window_start, window_stop, frozen, start, rows):
-    packed = rows is not None
-    _x(x)
-    _require_dtype("tokens", tokens, [_dtype(x)])
-    _require_device("tokens", tokens, "x", x)
-    _require_dims("tokens", tokens, ["R"] if packed else ["B", "W"])
+def topk_unmask(**arguments):
+    a = SimpleNamespace(**arguments)
+    packed = a.rows is not None
+    _x(a.x)
+    _require_dtype("tokens", a.tokens, [_dtype(a.x)])
+    _require_device("tokens", a.tokens, "x", a.x)
+    _require_dims("tokens", a.tokens, ["R"] if packed else ["B", "W"])
     if not packed:
-        _covered("tokens", tokens, x)
-    _require_dtype("confidence", confidence, SCORE_DTYPES)
-    _require_device("confidence", confidence, "x", x)
-    _require_shape("confidence", confidence, tokens.shape)
-    _quota(quota, x)
-    _window(window_start, window_stop, x.shape[1])
-    _frozen(frozen, x)
-    _start(start, packed, x.shape[0], x.shape[1] - (0 if packed else tokens.shape[1]), "x", x)
-    _rows(rows, tokens.shape[0], x.shape[0] * x.shape[1], "x", x)
+        _covered("tokens", a.tokens, a.x)
+    _require_dtype("confidence", a.confidence, SCORE_DTYPES)
+    _require_device("confidence", a.confidence, "x", a.x)
+    _require_shape("confidence", a.confidence, a.tokens.shape)
+    _quota(a.quota, a.x)
+    _places(a, a.tokens)
+    if a.step is not None:
+        _step(a.step, "x", a.x)
+    _require(a.step is not None or a.trace is None, "step", "must be given with trace", "none")
+    _trace(a.trace, a.trace_steps, a.x)
+
+
+def renoise_step(**arguments):
+    a = SimpleNamespace(**arguments)
+    _sampler(a)
+    _quota(a.quota, a.x)
+    _noise_prior(a.mask_id, a.logits.shape[-1])
+    _rule(a.rule, a.level)
+    _state("committed", a.committed, "bool", a.x.shape, a.x)
+    _state("argmax", a.argmax, _dtype(a.x), a.x.shape, a.x)
+    _state("unchanged", a.unchanged, "int64", a.x.shape[:1], a.x)
+    _require(a.unchanged is None or a.argmax is not None, "unchanged", "must be given with argmax", "without")
+    _state("done", a.done, "bool", a.x.shape[:1], a.x)
+    _require(a.done is None or a.unchanged is not None, "done", "must be given with argmax and unchanged", "without")
+    _probs(a.probs, a.logits, a.x)
+    _require(a.stability >= 0, "stability", "must be >= 0", a.stability)
+    _require(a.confident >= 0, "confident", "must be >= 0", format(a.confident, "g"))
+    _places(a, a.logits)
+    _shift(a.shift, a.rows is not None)
+    _ids("suppress", a.suppress, a.logits)
+    _guidance(a.uncond_logits, a.cfg_scale, a.logits)
+    _softcap(a.softcap)
+    _uniform(a.uniform, [*a.logits.shape[:-1], 2], "logits", a.logits)
+    _scoring(a.confidence, a.confidence_from, a.conf_dtype)
+    _trace(a.trace, a.trace_steps, a.x)
+
+
+def transition_step(**arguments):
+    a = SimpleNamespace(**arguments)
+    _sampler(a)
+    _coefficients(a.coefficients, a.mask_id, a.x)
+    _noise_prior(a.mask_id, a.logits.shape[-1])
+    _require_name("tempered", a.tempered, ("before", "after"))
+    _redraw(a)
+    _places(a, a.logits)
+    _shift(a.shift, a.rows is not None)
+    _ids("suppress", a.suppress, a.logits)
+    _guidance(a.uncond_logits, a.cfg_scale, a.logits)
+    _uniform(a.uniform, [*a.logits.shape[:-1], 3], "logits", a.logits)
+    _trace(a.trace, a.trace_steps, a.x)
+    _current_tokens(a)
+
+
+def q_sample(**arguments):
+    a = SimpleNamespace(**arguments)
+    _x(a.x)
+    _rates(a.rates, a.mask_id, a.x)
+    _per_request("seed", a.seed, "int64", a.x.shape[0], "x", a.x)
+    _step(a.step, "x", a.x)
+    _require(a.vocab_size >= 1, "vocab_size", "must be >= 1", a.vocab_size)
+    _noise_prior(a.mask_id, a.vocab_size)
+    _frozen(a.frozen, a.x)
+    _uniform(a.uniform, [*a.x.shape, 2], "x", a.x)

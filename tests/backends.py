@@ -14,6 +14,7 @@ import torch
 
 from dlm_kernels import _load, _ops
 
+WRITTEN = {"committed", "argmax", "unchanged", "done", "probs", "trace", "trace_steps"}  # besides the canvas
 SIMT_KINDS = {"simt": "plain", "simt_race": "race", "simt_asan": "asan", "simt_coverage": "coverage"}
 
 
@@ -43,10 +44,13 @@ class CudaOps:
         def op(*args, **kwargs):
             # Nothing may pass here because the reference stands in.
             assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dlm_kernels::{name}", "CUDA"), _load.why_not_cuda()
-            moved = [_to_cuda(a) for a in args]
-            out = getattr(_ops, name)(*moved, **{k: _to_cuda(v) for k, v in kwargs.items()})
+            moved, moved_kwargs = [_to_cuda(a) for a in args], {k: _to_cuda(v) for k, v in kwargs.items()}
+            out = getattr(_ops, name)(*moved, **moved_kwargs)
             if name.endswith("_"):
                 args[0].copy_(moved[0])
+            for k in WRITTEN & kwargs.keys():
+                if kwargs[k] is not None:
+                    kwargs[k].copy_(moved_kwargs[k])
             return tuple(t.cpu() for t in out)
 
         return op
@@ -63,7 +67,7 @@ def _to_cuda(value):
 
 @functools.cache
 def ops_of(name):
-    """The functions row_stats, draw_tokens, denoise_step_ and topk_unmask_ of a backend."""
+    """The ops of a backend as functions: those of ``_ops.SCHEMAS``."""
     if name in SIMT_KINDS:
         from simt import bridge
 

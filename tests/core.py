@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 CORE = HERE.parent / "csrc" / "core"
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "float64": 3}  # DType in dtype.h
 RULES = ("topk", "threshold", "factor", "entropy_budget")  # Rule in decide.h
-CONFIDENCES = ("prob", "margin", "neg_entropy", "random")  # Confidence in confidence.h
+CONFIDENCES = ("prob", "margin", "neg_entropy", "random", "gain", "change")  # Confidence in confidence.h
 
 
 def build(compiler, folder, sanitize):
@@ -72,6 +72,8 @@ class Core:
             ("pick_route", ctypes.c_int32),
             ("noise_support", ctypes.c_int64),
             ("noise_token", ctypes.c_int64),
+            ("position_trace_size", ctypes.c_int64),
+            ("committed_token", ctypes.c_int64),
         ]:
             getattr(library, f"shim_{name}").restype = result
 
@@ -130,15 +132,19 @@ class Core:
             ctypes.byref(stats), ctypes.c_int64(token), ctypes.c_float(z), ctypes.c_double(beta)
         )
 
-    def score(self, confidence, dtype, stats, odds, beta, rank_uniform):
+    def score(self, confidence, dtype, stats, token, odds, beta, rank_uniform, current):
+        """``current``: the token that the position holds, and its logit."""
         value, key = ctypes.c_double(), ctypes.c_float()
         self._library.shim_score(
             CONFIDENCES.index(confidence),
             DTYPES[dtype],
             ctypes.byref(stats),
+            ctypes.c_int64(token),
             ctypes.c_double(odds),
             ctypes.c_double(beta),
             ctypes.c_float(rank_uniform),
+            ctypes.c_int64(current[0]),
+            ctypes.c_float(current[1]),
             ctypes.byref(value),
             ctypes.byref(key),
         )
@@ -181,6 +187,23 @@ class Core:
     def pick_route(self, weights, uniform):
         return self._library.shim_pick_route(_at(_array(weights, np.float64)), ctypes.c_double(uniform))
 
+    def choose_route(self, coefficients, stats, temperature, current, tempered, vocab, mask_id, uniform):
+        """``current``: the token that the position holds, and its logit."""
+        return self._library.shim_choose_route(
+            _at(_array(coefficients, np.float64)),
+            ctypes.byref(stats),
+            ctypes.c_float(temperature),
+            ctypes.c_int64(current[0]),
+            ctypes.c_float(current[1]),
+            ctypes.c_int32(tempered == "after"),
+            ctypes.c_int64(vocab),
+            ctypes.c_int64(mask_id),
+            ctypes.c_double(uniform),
+        )
+
+    def noising_route(self, noise, mask, uniform):
+        return self._library.shim_noising_route(*(ctypes.c_double(v) for v in (noise, mask, uniform)))
+
     def noise_support(self, vocab, mask_id):
         return self._library.shim_noise_support(ctypes.c_int64(vocab), ctypes.c_int64(mask_id))
 
@@ -220,3 +243,32 @@ class Core:
             _at(out),
         )
         return out
+
+    def position_trace_size(self):
+        return self._library.shim_position_trace_size()
+
+    def fresh_position_trace(self):
+        out = np.zeros(8, np.int32)
+        self._library.shim_fresh_position_trace(_at(out))
+        return out.tolist()
+
+    def record(self, positions, steps, step, places, events, gain):
+        """In place on torch tensors int32 [B, L, 8] and int64 [S, B, 8]. ``places`` [n, 2]: b, p; ``events`` [n, 4]: before,
+        after, by_noise, committed; ``gain`` [n]. ``positions`` None: no trace is given."""
+        sizes = _array([0, 0, 0] if positions is None else [len(steps), *positions.shape[:2]], np.int64)
+        places, events, gain = _array(places, np.int64), _array(events, np.int64), _array(gain, np.float64)
+        assert positions is None or positions.is_contiguous() and steps.is_contiguous()
+        self._library.shim_record(
+            *(None if t is None else ctypes.c_void_p(t.data_ptr()) for t in (positions, steps)),
+            _at(sizes),
+            ctypes.c_int64(step),
+            ctypes.c_int64(len(gain)),
+            _at(places),
+            _at(events),
+            _at(gain),
+        )
+
+    def committed_token(self, positions, b, p):
+        sizes = _array([0, 0, 0] if positions is None else [0, *positions.shape[:2]], np.int64)
+        data = None if positions is None else ctypes.c_void_p(positions.data_ptr())
+        return self._library.shim_committed_token(data, _at(sizes), ctypes.c_int64(b), ctypes.c_int64(p))

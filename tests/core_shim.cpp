@@ -10,6 +10,7 @@
 #include "geometry.h"
 #include "philox.h"
 #include "row_stats.h"
+#include "trace.h"
 #include "transition.h"
 
 using namespace dlm;
@@ -67,9 +68,9 @@ double shim_odds_against(const Stats* s, int64_t token, float z, double beta) {
   return odds_against(from(*s), token, z, beta);
 }
 
-void shim_score(int32_t kind, int32_t dtype, const Stats* s, double odds, double beta, float u, double* value,
-                float* key) {
-  const Score out = score(kind, dtype, from(*s), odds, beta, u);
+void shim_score(int32_t kind, int32_t dtype, const Stats* s, int64_t token, double odds, double beta, float u,
+                int64_t current, float z_current, double* value, float* key) {
+  const Score out = score(kind, dtype, from(*s), token, odds, beta, u, {current, z_current});
   *value = out.value, *key = out.key;
 }
 
@@ -154,7 +155,55 @@ int32_t shim_pick_route(const double* w, double u) {
   return pick_route(weights, u);
 }
 
+// The route of a position that holds `current`, from 14 coefficients.
+int32_t shim_choose_route(const double* coefficients, const Stats* s, float temperature, int64_t current,
+                          float z_current, int32_t tempered_after, int64_t vocab, int64_t mask_id, double u) {
+  TransitionArgs a;
+  a.coefficients.data = const_cast<double*>(coefficients);
+  a.coefficients.ndim = 2, a.coefficients.shape[0] = 1;
+  a.mask_id = mask_id;
+  Resolved r;
+  r.vocab = vocab, r.tempered_after = tempered_after != 0;
+  return choose_route(a, r, row_law(temperature, true, false), from(*s), {0, 0}, {current, z_current}, u);
+}
+
+int32_t shim_noising_route(double noise, double mask, double u) { return noising_route(noise, mask, u); }
+
 int64_t shim_noise_support(int64_t vocab, int64_t mask_id) { return noise_support(vocab, mask_id); }
 int64_t shim_noise_token(double u, int64_t support, int64_t mask_id) { return noise_token(u, support, mask_id); }
+
+int64_t shim_position_trace_size() { return sizeof(PositionTrace); }
+void shim_fresh_position_trace(int32_t* out) {
+  const PositionTrace fresh;
+  memcpy(out, &fresh, sizeof fresh);
+}
+
+// A trace over int32 [B, L, 8] and int64 [S, B, 8]; null: none is given.
+static TraceParams trace_of(int32_t* positions, int64_t* steps, const int64_t* sizes) {
+  TraceParams trace;
+  if (positions == nullptr) return trace;
+  Array &p = trace.positions, &s = trace.steps;
+  p.data = positions, p.dtype = kInt32, p.ndim = 3;
+  s.data = steps, s.dtype = kInt64, s.ndim = 3;
+  for (int64_t d = 0; d < 2; ++d) p.shape[d] = sizes[1 + d], s.shape[d] = sizes[d];
+  p.shape[2] = kTraceWords, s.shape[2] = kNumTraceColumns;
+  return trace;
+}
+
+// What one step did at n places (b, p): before, after, by_noise, committed. sizes: S, B, L.
+void shim_record(int32_t* positions, int64_t* steps, const int64_t* sizes, int64_t step, int64_t n,
+                 const int64_t* places, const int64_t* events, const double* gain) {
+  const TraceParams trace = trace_of(positions, steps, sizes);
+  for (int64_t i = 0; i < n; ++i) {
+    TraceEvent e;
+    e.before = events[4 * i], e.after = events[4 * i + 1], e.by_noise = events[4 * i + 2] != 0;
+    e.committed = events[4 * i + 3], e.gain = gain[i];
+    record(trace, step, {places[2 * i], places[2 * i + 1]}, e);
+  }
+}
+
+int64_t shim_committed_token(int32_t* positions, const int64_t* sizes, int64_t b, int64_t p) {
+  return committed_token(trace_of(positions, nullptr, sizes), {b, p});
+}
 
 }  // extern "C"

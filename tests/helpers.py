@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from dlm_kernels.reference import chunk, decide, geometry, philox
 from dlm_kernels.reference import confidence as scoring
-from dlm_kernels.reference.row_stats import RowStats, effective_logits, sweep
+from dlm_kernels.reference.row_stats import RowStats, effective_logits, logit_of, sweep
 
 from dlm_kernels import reference
 
@@ -147,8 +147,8 @@ def odds_interval(law, tokens):
     )
 
 
-def score_interval(law, tokens, confidence, conf_dtype, rank_uniform, demoted):
-    """((value low, high), (key low, high)) as float64."""
+def score_interval(law, tokens, confidence, conf_dtype, rank_uniform, demoted, held):
+    """((value low, high), (key low, high)) as float64. ``held`` [n]: what the positions hold."""
     stats, t = law.stats, law.temperature
     if confidence == "neg_entropy":
         h = stats.entropy()
@@ -158,8 +158,11 @@ def score_interval(law, tokens, confidence, conf_dtype, rank_uniform, demoted):
         odds = odds_interval(law, tokens)
         rest_error = law.rest_error * stats.rest + FLOOR
         rest = [(stats.rest - rest_error).clamp(min=0), stats.rest + rest_error]
+        current = scoring.Current(held, logit_of(law.z, held))
         best, worst = (
-            scoring.score(stats._replace(rest=rest[i]), odds[i], t, confidence, conf_dtype, rank_uniform)
+            scoring.score(
+                stats._replace(rest=rest[i]), tokens, odds[i], t, confidence, conf_dtype, rank_uniform, current
+            )
             for i in (0, 1)
         )
         pairs = [(worst[0].double(), best[0].double()), (worst[1].double(), best[1].double())]
@@ -208,8 +211,15 @@ def under(x, places):
 
 def draws_for(ops, x, args, kwargs):
     """draw_tokens with the arguments of a denoise_step_."""
-    lengths = {} if kwargs["rows"] is None else dict(length=x.shape[1])
-    return ops.draw_tokens(*args[:4], **{name: kwargs[name] for name in DRAW_KEYWORDS}, **lengths)
+    more = {} if kwargs["rows"] is None else dict(length=x.shape[1])
+    if kwargs["confidence"] in scoring.COMPARING:
+        more["given"] = held_by(x, args, kwargs)
+    return ops.draw_tokens(*args[:4], **{name: kwargs[name] for name in DRAW_KEYWORDS}, **more)
+
+
+def held_by(x, args, kwargs):
+    """What the positions of the rows hold, int64 row-shaped."""
+    return under(x, places_of(x, args[0], kwargs["start"], kwargs["rows"])).long()
 
 
 def check_step(ops, case):
@@ -250,9 +260,18 @@ def check_step(ops, case):
     assert_equal("bad rows", draws[5][candidate], ~good[candidate])
     assert_equal("fused tokens", tokens[good].long(), draws[0][good])
     assert_equal("fused confidence", confidence[good], draws[1][good])
-    check_draws(draws, good, places, args, kwargs)
+    check_draws(draws, good, places, args, {**kwargs, "given": held_by(x, args, kwargs)})
 
     # 3. Given the backend's own keys there is no band: its decisions are the rule's.
+    want = decided(x, places, good, draws, args[4].expand(x.shape[0]), kwargs)
+    if want is not None:
+        assert_equal("committed, given the keys", committed, want)
+    return got
+
+
+def decided(x, places, good, draws, quota, kwargs):
+    """What the rule makes of the ``draws`` of draw_tokens: bool, row-shaped; None if they cannot tell."""
+
     def on_canvas(values):
         canvas = torch.zeros(x.shape, dtype=torch.float64)
         canvas[places.batch[good], places.position[good]] = values[good].double()
@@ -265,7 +284,7 @@ def check_step(ops, case):
             on_canvas(value),
             on_canvas(draws[2]),
             on_canvas(draws[4]),
-            quota=args[4].expand(x.shape[0]),
+            quota=quota,
             level=kwargs["level"],
             strict=kwargs["strict"],
             conf_dtype=kwargs["conf_dtype"],
@@ -276,9 +295,8 @@ def check_step(ops, case):
         # The rule compared 53 bits of the value and 24 were returned, so all it must be is possible.
         down, up = (torch.nextafter(draws[1], torch.tensor(end)) for end in (-torch.inf, torch.inf))
         if not torch.equal(chosen(down), chosen(up)):
-            return got
-    assert_equal("committed, given the keys", committed, chosen(draws[1]))
-    return got
+            return None
+    return chosen(draws[1])
 
 
 def check_draws(draws, rows, places, args, kwargs):
@@ -308,7 +326,13 @@ def check_draws(draws, rows, places, args, kwargs):
 
     demoted = torch.zeros_like(warm) if kwargs["demote"] is None else torch.isin(tokens, kwargs["demote"])
     value_band, key_band = score_interval(
-        law, tokens, kwargs["confidence"], kwargs["conf_dtype"], philox.rank_uniform(seed, position, step), demoted
+        law,
+        tokens,
+        kwargs["confidence"],
+        kwargs["conf_dtype"],
+        philox.rank_uniform(seed, position, step),
+        demoted,
+        torch.full_like(tokens, -1) if kwargs.get("given") is None else kwargs["given"][index],
     )
     assert_between("confidence", confidence, *value_band)
     assert_between("key", key, *key_band)

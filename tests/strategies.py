@@ -93,6 +93,7 @@ class StepCase:
     conf_dtype: str = "float32"
     bad_share: float = 0.0
     open_share: float = 0.7
+    all_open: bool = False
 
     def but(self, **changes):
         return replace(self, **changes)
@@ -144,7 +145,7 @@ class StepCase:
             integers(0, self.quota + 1, (per,)) if self.per_request else torch.tensor([self.quota]),
         )
         kwargs = dict(
-            mask_id=mask_id,
+            mask_id=None if self.all_open else mask_id,
             rule=self.rule,
             level=level,
             strict=self.strict,

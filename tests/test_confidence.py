@@ -30,18 +30,21 @@ ODDS = st.one_of(st.sampled_from([0.0, 1e-40, 1e-20, 1e-9, 1.0, 1e20, 1e39, 1e30
     moment=st.floats(-5, 0),
     t=st.sampled_from([0.5, 1.0, 2.0]),
     u=st.floats(2.0**-20, 1 - 2.0**-20, width=32),
+    token=st.integers(0, 2),
+    held=st.sampled_from([(-1, math.inf), (7, math.inf), (0, 0.0), (1, 0.5), (2, 300.0), (1, math.inf)]),
 )
-def test_score(native_core, kind, dtype, odds, rest, gap, moment, t, u):
+def test_score(native_core, kind, dtype, odds, rest, gap, moment, t, u, token, held):
+    """``held``: the token of the position, and how far its logit lies below the maximum."""
     top = 3.0
     gap = float(np.float32(top) - np.float32(top - gap))
-    stats = RowStats(
-        *(torch.tensor([v], dtype=torch.float64) for v in (top, 0, top - gap, rest, moment)), torch.tensor([False])
-    )
+    double = lambda v: torch.tensor([v], dtype=torch.float64)
+    stats = RowStats(*(double(v) for v in (top, 0, top - gap, rest, moment)), torch.tensor([False]))
+    current = scoring.Current(torch.tensor([held[0]]), double(top - held[1]))
     value, key = scoring.score(
-        stats, torch.tensor([odds], dtype=torch.float64), torch.tensor([t]).double(), kind, dtype, torch.tensor([u])
+        stats, torch.tensor([token]), double(odds), double(t), kind, dtype, torch.tensor([u]), current
     )
     native = core.Stats(top, top - gap, 0, rest, moment)
-    got_value, got_key = native_core.score(kind, dtype, native, odds, 1 / t, u)
+    got_value, got_key = native_core.score(kind, dtype, native, token, odds, 1 / t, u, (held[0], top - held[1]))
     rel = 1e-2 if dtype == "bfloat16" else 1e-6 if dtype == "float32" else 1e-12
     if kind == "neg_entropy" and moment / (1 + rest) > math.log1p(rest):
         return  # no law has such statistics
@@ -141,10 +144,52 @@ def test_margin_and_entropy_by_hand(backend):
         torch.testing.assert_close(got[0].double(), torch.tensor(want, dtype=torch.float64), rtol=2e-6, atol=1e-7)
 
 
+def test_gain_and_change_by_hand(backend):
+    """Sumi's p(argmax) - p(current), GIDD's p(draw) of what would change; -1 and ids past the end are no tokens."""
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])).expand(1, 2, 3)
+    rows = lambda *v: torch.tensor([v])
+    for held, gain, change in [
+        (rows(0, 0), [0.0, 0.6], [0.0, 0.7]),
+        (rows(1, 2), [0.25, 0.0], [0.5, 0.0]),
+        (rows(-1, 3), [0.5, 0.7], [0.5, 0.7]),
+    ]:
+        for name, want in (("gain", gain), ("change", change)):
+            got = ops.draw_tokens(logits, torch.zeros(1), SEED, STEP, confidence=name, given=held)[1]
+            torch.testing.assert_close(got[0].double(), torch.tensor(want).double(), rtol=2e-6, atol=1e-7)
+            x = held.clone()
+            kwargs = dict(confidence=name, rule="topk", mask_id=None)
+            out = ops.denoise_step_(x, logits, torch.zeros(1), SEED, STEP, torch.tensor([1]), **kwargs)
+            assert_equal("the canvas is what is compared with", out[1], got)
+            best = max(range(2), key=lambda p: want[p])
+            assert out[2][0].tolist() == [best == 0, best == 1] and out[4].item() == 0
+
+
+def test_a_draw_that_changes_nothing_ranks_behind_all_that_do(backend):
+    logits = torch.tensor([[[40.0, 0.0, 0.0], [0.0, 0.0, -80.0]]])
+    uniform = torch.tensor([[0.5, 1 - 1e-16]], dtype=torch.float64)  # the second row draws a most unlikely token
+    kwargs = dict(confidence="change", rule="topk", mask_id=None, uniform=uniform)
+    x = torch.tensor([[0, 0]])
+    out = ops.denoise_step_(x, logits, torch.ones(1), SEED, STEP, torch.tensor([1]), **kwargs)
+    assert out[2].tolist() == [[False, True]] and out[1][0, 0] == 0
+
+
+def test_ranking_by_gain_survives_saturation(backend):
+    """Positions that would all gain 1.0 still rank by what is left beside it, and bfloat16 ties go low."""
+    logits = torch.zeros(1, 4, 3)
+    logits[0, :, 2] = torch.tensor([30.0, 33.0, 31.0, 34.0])
+    logits[0, :, 0] = -40.0
+    for conf_dtype, want in (("float32", [1, 3]), ("bfloat16", [0, 1]), ("float64", [1, 3])):
+        x = torch.zeros(1, 4, dtype=torch.int64)
+        kwargs = dict(confidence="gain", conf_dtype=conf_dtype, rule="topk", mask_id=None)
+        out = ops.denoise_step_(x, logits, torch.zeros(1), SEED, STEP, torch.tensor([2]), **kwargs)
+        assert bool((out[1] == 1.0).all()) and out[2][0].nonzero()[:, 0].tolist() == want
+
+
 def test_vocabulary_of_one(backend):
-    for name, value in [("prob", 1.0), ("margin", 1.0), ("neg_entropy", 0.0)]:
+    held = torch.tensor([[-1, -1, -1]])
+    for name, value in [("prob", 1.0), ("margin", 1.0), ("neg_entropy", 0.0), ("gain", 1.0), ("change", 1.0)]:
         tokens, confidence, key, logprob, entropy, bad = ops.draw_tokens(
-            torch.randn(1, 3, 1), torch.ones(1), SEED, STEP, confidence=name
+            torch.randn(1, 3, 1), torch.ones(1), SEED, STEP, confidence=name, given=held
         )
         assert tokens.eq(0).all() and confidence.eq(value).all() and logprob.eq(0).all() and entropy.eq(0).all()
         assert not bad.any() and key.isfinite().all()

@@ -36,6 +36,12 @@ def test_step(backend, case):
     check_step(ops, case)
 
 
+@given(case=step_cases(all_open=True))
+def test_without_a_mask_every_position_is_open(backend, case):
+    """Whatever it holds, the mask of other cases included; nothing is left open then."""
+    assert not check_step(ops, case)[4].any()
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("temperature", ["zero", "mixed"])

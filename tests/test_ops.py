@@ -5,6 +5,7 @@ import torch
 from backends import ops
 from helpers import assert_equal
 from strategies import StepCase, make_logits
+from uniform_cases import a_trace, copied, noising_call, renoise_call, transition_call
 
 import dlm_kernels as dlm
 
@@ -27,7 +28,7 @@ CASES = {
 
 
 def samples():
-    """(op, args, kwargs) for all four."""
+    """(op, args, kwargs) for all of them."""
     for name, case in CASES.items():
         x, args, kwargs = case.build()
         logits, temperature, seed, step, quota = args
@@ -47,6 +48,20 @@ def samples():
         confidence = torch.rand(logits.shape[:-1], generator=torch.Generator().manual_seed(1))
         yield pytest.param(ops.topk_unmask_, (x, tokens, confidence, quota), where, id=f"topk_unmask_-{name}")
 
+        trace = a_trace(torch.Generator().manual_seed(2), x, case.vocab)
+        yield pytest.param(ops.denoise_step_, (x, *args), {**kwargs, **trace}, id=f"denoise_step_-{name}-traced")
+        where = {**where, **trace, "step": step}
+        yield pytest.param(ops.topk_unmask_, (x, tokens, confidence, quota), where, id=f"topk_unmask_-{name}-traced")
+        drawing = {**drawing, "confidence": "gain", "given": given}
+        yield pytest.param(ops.draw_tokens, args[:4], drawing, id=f"draw_tokens-{name}-gain")
+        for full in (False, True):
+            note = "-full" if full else ""
+            x, args, kwargs = renoise_call(case, state=full, committed=full, probs=full, trace=full)
+            yield pytest.param(ops.renoise_step_, (x, *args), kwargs, id=f"renoise_step_-{name}{note}")
+            x, args, kwargs = transition_call(case, trace=full)
+            yield pytest.param(ops.transition_step_, (x, *args), kwargs, id=f"transition_step_-{name}{note}")
+        yield pytest.param(ops.q_sample, *noising_call(case), id=f"q_sample-{name}")
+
 
 @pytest.mark.parametrize("op, args, kwargs", list(samples()))
 def test_opcheck(op, args, kwargs):
@@ -61,7 +76,8 @@ def test_fake_kernels_tell_the_shapes(op, args, kwargs):
     with FakeTensorMode() as mode:
         fake = lambda v: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v
         told = op(*map(fake, args), **{k: fake(v) for k, v in kwargs.items()})
-    real = op(*(a.clone() for a in args), **kwargs)
+    x, rest, more = copied((args[0], args[1:], kwargs))
+    real = op(x, *rest, **more)
     for t, r in zip(told, real):
         assert (t.shape, t.dtype, t.stride(), t.device) == (r.shape, r.dtype, r.stride(), r.device)
 

@@ -2,10 +2,12 @@
 
 import math
 
+import core
 import dense_posteriors as dense
 import pytest
 import torch
 from dlm_kernels.reference import transition as reference
+from dlm_kernels.reference.row_stats import RowStats
 from hypothesis import given
 from hypothesis import strategies as st
 from transition_cases import KINDS, NO_MASK, Numbers, law_of, odds_against, rows, weights_of
@@ -122,6 +124,49 @@ def test_picking_a_route(native_core, mass, u, edge):
                 torch.tensor([weights], dtype=torch.float64), torch.tensor([v], dtype=torch.float64)
             )
             assert got == want.item() == order[min(i for i in range(4) if v < edges[i] or i == 3)]
+
+
+@pytest.mark.parametrize("name", KINDS)
+@given(
+    seed=st.integers(0, 2**31),
+    rest=st.sampled_from([0.0, 1e-12, 0.5, 3.0, 1e4]),
+    held=st.sampled_from([(0, 0.0), (1, 0.0), (1, 2.5), (1, 300.0), (1, math.inf), (17, math.inf), (-3, math.inf)]),
+    temperature=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+    tempered=st.sampled_from(transitions.TEMPERED),
+    u=st.floats(2**-53, 1 - 2**-53),
+)
+def test_choosing_a_route(native_core, name, seed, rest, held, temperature, tempered, u):
+    """``held``: the token of the position, and how far its logit lies below that of the argmax, which is token 0."""
+    kind, vocab, top = KINDS[name], 17, 3.0
+    row = kind.make(*kind.numbers(Numbers(seed, 1))).coefficients.reshape(1, 14)
+    mask_id = (1, vocab)[seed % 2] if kind.mask else NO_MASK
+    token, z = held[0], top - held[1]
+    double = lambda v: torch.tensor([v], dtype=torch.float64)
+    law = RowStats(*(double(v) for v in (top, 0, -math.inf, rest, 0)), torch.tensor([False]))
+    law = law._replace(argmax=torch.tensor([0]))
+    warm = double(temperature or 1.0)
+    odds = law.rest_of(torch.tensor([token]), double(z), warm)
+    if temperature == 0:
+        odds = double(0.0 if token == 0 else math.inf)
+    args = (row, odds, torch.tensor([token]), warm)
+    support = reference.noise_support(vocab, mask_id)
+    stats = core.Stats(top, -math.inf, 0, rest, 0.0)
+    got = native_core.choose_route(row, stats, temperature, (token, z), tempered, vocab, mask_id, u)
+    near = [
+        reference.choose_route(*args, double(v), tempered, support, mask_id).item() for v in (u - 1e-12, u, u + 1e-12)
+    ]
+    assert got in near and (len(set(near)) > 1 or got == near[1])
+
+
+@given(noise=st.floats(0, 1), share=st.floats(0, 1), u=st.floats(2**-53, 1 - 2**-53))
+def test_noising_a_position(native_core, noise, share, u):
+    mask = share * (1 - noise)
+    edges = sorted([noise, noise + mask])
+    if min(abs(u - edge) for edge in edges) > 1e-15:
+        rates = torch.tensor([[noise, mask]], dtype=torch.float64)
+        want = reference.noising_route(rates, torch.tensor([u], dtype=torch.float64)).item()
+        assert native_core.noising_route(noise, mask, u) == want
+        assert want == (reference.NOISE if u < noise else reference.MASK if u < noise + mask else reference.STAY)
 
 
 def test_rounding_never_takes_a_route_without_weight(native_core):

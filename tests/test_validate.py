@@ -10,13 +10,32 @@ from helpers import assert_equal
 
 import dlm_kernels as dlm
 from dlm_kernels import reference
-from dlm_kernels.step import _call
+from dlm_kernels.calling import call as _call
 
 B, W, L, V, R = 2, 4, 8, 10, 5
+OPS = ("row_stats", "draw_tokens", "denoise_step_", "topk_unmask_", "renoise_step_", "transition_step_", "q_sample")
+PACKED = ("draw_tokens", "denoise_step_", "topk_unmask_", "renoise_step_", "transition_step_")
 
 
 def i64(*values):
     return torch.tensor(values, dtype=torch.int64)
+
+
+def schedule(*shape):
+    return torch.zeros(shape, dtype=torch.float64)
+
+
+def state(**changes):
+    """What renoise_step_ carries over."""
+    canvas, per_request = torch.zeros(B, L, dtype=torch.int64), torch.zeros(B, dtype=torch.int64)
+    return {**dict(argmax=canvas, unchanged=per_request, done=per_request.bool()), **changes}
+
+
+def tracing(**changes):
+    return {
+        **dict(trace=torch.zeros(B, L, 8, dtype=torch.int32), trace_steps=torch.zeros(3, B, 8, dtype=torch.int64)),
+        **changes,
+    }
 
 
 def call_of(op, packed=False):
@@ -31,6 +50,12 @@ def call_of(op, packed=False):
         return dict(logits=logits, **drawing, **rows, **(dict(length=L) if packed else {}))
     if op == "denoise_step_":
         return dict(x=x, logits=logits, **drawing, quota=i64(1), mask_id=-1, rule="topk", **rows)
+    if op == "renoise_step_":
+        return dict(x=x, logits=logits, **drawing, quota=i64(1), rule="topk", **rows)
+    if op == "transition_step_":
+        return dict(x=x + 1, logits=logits, **drawing, coefficients=schedule(1, 14), **rows)
+    if op == "q_sample":
+        return dict(x=x, rates=schedule(1, 2), seed=i64(0), step=torch.tensor(0), vocab_size=V)
     tokens = torch.zeros(R, dtype=torch.int64) if packed else torch.zeros(B, W, dtype=torch.int64)
     return dict(x=x, tokens=tokens, confidence=torch.zeros(tokens.shape), quota=i64(1), mask_id=-1, **rows)
 
@@ -240,7 +265,7 @@ CASES = [
         0,
         dict(confidence="probability"),
         E,
-        "confidence: must be prob, margin, neg_entropy or random, got probability",
+        "confidence: must be prob, margin, neg_entropy, random, gain or change, got probability",
     ),
     ("draw_tokens", 0, dict(confidence_from="logits"), E, "confidence_from: must be raw or sampled, got logits"),
     ("draw_tokens", 0, dict(conf_dtype="float16"), E, "conf_dtype: must be float32, bfloat16 or float64, got float16"),
@@ -276,6 +301,237 @@ CASES = [
         "confidence: dtype must be float32, float64, float16 or bfloat16, got int64",
     ),
     ("topk_unmask_", 0, dict(confidence=torch.zeros(B, W + 1)), E, "confidence: shape must be [2, 4], got [2, 5]"),
+    # what a confidence compares with
+    ("draw_tokens", 0, dict(confidence="gain"), E, "given: must be given for confidence gain, got none"),
+    ("draw_tokens", 1, dict(confidence="change"), E, "given: must be given for confidence change, got none"),
+    ("draw_tokens", 0, dict(given=torch.zeros(B, W)), T, "given: dtype must be int64, got float32"),
+    ("draw_tokens", 1, dict(given=i64(1, 2)), E, "given: shape must be [5], got [2]"),
+    # trace
+    ("denoise_step_", 0, tracing(trace=torch.zeros(B, L, 8)), T, "trace: dtype must be int32, got float32"),
+    (
+        "renoise_step_",
+        0,
+        tracing(trace=torch.zeros(B, W, 8, dtype=torch.int32)),
+        E,
+        "trace: shape must be [2, 8, 8], got [2, 4, 8]",
+    ),
+    (
+        "transition_step_",
+        0,
+        tracing(trace=torch.zeros(B, 8, L, dtype=torch.int32).mT),
+        E,
+        "trace: must be contiguous, got strides [64, 1, 8]",
+    ),
+    (
+        "denoise_step_",
+        0,
+        tracing(trace_steps=None),
+        E,
+        "trace_steps: must be given with trace, and only then, got none",
+    ),
+    (
+        "topk_unmask_",
+        0,
+        tracing(trace=None),
+        E,
+        "trace_steps: must be given with trace, and only then, got [3, 2, 8]",
+    ),
+    (
+        "denoise_step_",
+        0,
+        tracing(trace_steps=torch.zeros(3, B, 8, dtype=torch.int32)),
+        T,
+        "trace_steps: dtype must be int64, got int32",
+    ),
+    (
+        "denoise_step_",
+        0,
+        tracing(trace_steps=torch.zeros(B, 8, dtype=torch.int64)),
+        E,
+        "trace_steps: must be 3-dimensional, [S, B, 8], got [2, 8]",
+    ),
+    (
+        "renoise_step_",
+        0,
+        tracing(trace_steps=torch.zeros(0, B, 8, dtype=torch.int64)),
+        E,
+        "trace_steps: must have a step, got [0, 2, 8]",
+    ),
+    (
+        "transition_step_",
+        0,
+        tracing(trace_steps=torch.zeros(3, 5, 8, dtype=torch.int64)),
+        E,
+        "trace_steps: shape must be [3, 2, 8], got [3, 5, 8]",
+    ),
+    (
+        "denoise_step_",
+        0,
+        tracing(trace_steps=torch.zeros(3, B, 16, dtype=torch.int64)[..., ::2]),
+        E,
+        "trace_steps: must be contiguous, got strides [32, 16, 2]",
+    ),
+    ("topk_unmask_", 0, tracing(), E, "step: must be given with trace, got none"),
+    ("topk_unmask_", 0, tracing(step=torch.tensor(1.0)), T, "step: dtype must be int64, got float32"),
+    ("topk_unmask_", 0, dict(step=i64(1, 2)), E, "step: must have one element, got [2]"),
+    # renoise_step_'s own
+    ("renoise_step_", 0, dict(mask_id=-2), E, "mask_id: must be >= -1 (none), got -2"),
+    (
+        "renoise_step_",
+        0,
+        dict(logits=torch.zeros(B, W, 1), mask_id=0),
+        E,
+        "mask_id: must leave a token of the vocabulary for noise, got 0",
+    ),
+    ("renoise_step_", 0, dict(committed=torch.zeros(B, L)), T, "committed: dtype must be bool, got float32"),
+    ("renoise_step_", 0, dict(committed=torch.zeros(L).bool()), E, "committed: shape must be [2, 8], got [8]"),
+    (
+        "renoise_step_",
+        0,
+        dict(committed=torch.zeros(1, L).bool().expand(B, L)),
+        E,
+        "committed: must not overlap itself (stride 0), got strides [0, 1]",
+    ),
+    ("renoise_step_", 0, state(argmax=torch.zeros(B, L).int()), T, "argmax: dtype must be int64, got int32"),
+    ("renoise_step_", 0, state(argmax=i64(1)), E, "argmax: shape must be [2, 8], got [1]"),
+    ("renoise_step_", 0, state(unchanged=torch.zeros(B)), T, "unchanged: dtype must be int64, got float32"),
+    ("renoise_step_", 0, state(unchanged=i64(0)), E, "unchanged: shape must be [2], got [1]"),
+    ("renoise_step_", 0, state(argmax=None, done=None), E, "unchanged: must be given with argmax, got without"),
+    ("renoise_step_", 0, state(done=i64(0, 0)), T, "done: dtype must be bool, got int64"),
+    ("renoise_step_", 0, state(done=i64(0).bool()), E, "done: shape must be [2], got [1]"),
+    (
+        "renoise_step_",
+        0,
+        state(done=i64(0).bool().expand(B)),
+        E,
+        "done: must not overlap itself (stride 0), got strides [0]",
+    ),
+    ("renoise_step_", 0, state(unchanged=None), E, "done: must be given with argmax and unchanged, got without"),
+    ("renoise_step_", 0, dict(probs=torch.zeros(B, W, V)), T, "probs: dtype must be bfloat16, got float32"),
+    (
+        "renoise_step_",
+        1,
+        dict(probs=torch.zeros(B, W, V).bfloat16()),
+        E,
+        "probs: shape must be [5, 10], got [2, 4, 10]",
+    ),
+    (
+        "renoise_step_",
+        0,
+        dict(probs=torch.zeros(B, V, W).bfloat16().mT),
+        E,
+        "probs: stride of the last dimension must be 1, got 4",
+    ),
+    (
+        "renoise_step_",
+        0,
+        dict(probs=torch.zeros(B, 1, V).bfloat16().expand(B, W, V)),
+        E,
+        "probs: must not overlap itself (stride 0), got strides [10, 0, 1]",
+    ),
+    ("renoise_step_", 0, dict(stability=-1), E, "stability: must be >= 0, got -1"),
+    ("renoise_step_", 0, dict(confident=-0.5), E, "confident: must be >= 0, got -0.5"),
+    ("renoise_step_", 0, dict(confident=math.nan), E, "confident: must be >= 0, got nan"),
+    ("renoise_step_", 0, dict(softcap=-1.0), E, "softcap: must be 0 (none) or in [1e-6, 1e6], got -1"),
+    ("renoise_step_", 0, dict(softcap=math.inf), E, "softcap: must be 0 (none) or in [1e-6, 1e6], got inf"),
+    ("renoise_step_", 0, dict(uniform=schedule(B, W)), E, "uniform: shape must be [2, 4, 2], got [2, 4]"),
+    ("renoise_step_", 1, dict(uniform=schedule(R, 2) + 1), E, "uniform: must be in [0, 1), got 1"),
+    ("renoise_step_", 0, dict(rule="best"), E, "rule: must be topk, threshold, factor or entropy_budget, got best"),
+    ("renoise_step_", 0, dict(quota=i64(-1)), E, "quota: must be >= 0, got -1"),
+    # transition_step_'s own
+    (
+        "transition_step_",
+        0,
+        dict(coefficients=torch.zeros(1, 14)),
+        T,
+        "coefficients: dtype must be float64, got float32",
+    ),
+    (
+        "transition_step_",
+        0,
+        dict(coefficients=schedule(B, W, 14)),
+        E,
+        "coefficients: shape must be [1, 14], [2, 14] or [2, 8, 14], got [2, 4, 14]",
+    ),
+    (
+        "transition_step_",
+        0,
+        dict(coefficients=schedule(1, 28)[:, ::2]),
+        E,
+        "coefficients: stride of the last dimension must be 1, got 2",
+    ),
+    (
+        "transition_step_",
+        0,
+        dict(coefficients=schedule(B, L, 14).index_fill(1, i64(3), math.inf)),
+        E,
+        "coefficients: must be finite, got inf",
+    ),
+    (
+        "transition_step_",
+        0,
+        dict(coefficients=schedule(B, 14).index_fill(1, i64(7), 0.25)),
+        E,
+        "coefficients: must not lead to the mask without mask_id, got 0.25",
+    ),
+    ("transition_step_", 0, dict(mask_id=-7), E, "mask_id: must be >= -1 (none), got -7"),
+    ("transition_step_", 0, dict(tempered="never"), E, "tempered: must be before or after, got never"),
+    ("transition_step_", 0, dict(uniform=schedule(B, W, 2)), E, "uniform: shape must be [2, 4, 3], got [2, 4, 2]"),
+    (
+        "transition_step_",
+        0,
+        dict(x=torch.full((B, L), V)),
+        E,
+        "x: must hold tokens in [0, 10) where it may change, got 10",
+    ),
+    (
+        "transition_step_",
+        1,
+        dict(x=torch.full((B, L), -1), mask_id=3),
+        E,
+        "x: must hold tokens in [0, 10) or mask_id where it may change, got -1",
+    ),
+    (
+        "transition_step_",
+        0,
+        dict(redraw="top_p"),
+        E,
+        "redraw: must be none, min_p, guidance or score, got top_p",
+    ),
+    ("transition_step_", 0, dict(redraw="min_p", level=1.5), E, "level: must be in [0, 1] for min_p, got 1.5"),
+    ("transition_step_", 0, dict(redraw="guidance", level=math.inf), E, "level: must be finite for guidance, got inf"),
+    ("transition_step_", 1, dict(redraw="guidance"), E, "uncond_logits: must be given for guidance, got none"),
+    (
+        "transition_step_",
+        0,
+        dict(redraw="guidance", uncond_logits=torch.zeros(B, W, V), cfg_scale=0.5),
+        E,
+        "cfg_scale: must be 0 for guidance, got 0.5",
+    ),
+    ("transition_step_", 0, dict(redraw="score"), E, "temperature: must be > 0 with redraw, got 0"),
+    # q_sample's own
+    ("q_sample", 0, dict(rates=torch.zeros(1, 2)), T, "rates: dtype must be float64, got float32"),
+    ("q_sample", 0, dict(rates=schedule(2)), E, "rates: shape must be [1, 2], [2, 2] or [2, 8, 2], got [2]"),
+    ("q_sample", 0, dict(rates=schedule(B, L, 2) - 0.5), E, "rates: must be in [0, 1], got -0.5"),
+    ("q_sample", 0, dict(rates=schedule(B, 2) + 0.75), E, "rates: must sum to at most 1, got 1.5"),
+    (
+        "q_sample",
+        0,
+        dict(rates=schedule(B, L, 2) + 0.125),
+        E,
+        "rates: must not lead to the mask without mask_id, got 0.125",
+    ),
+    ("q_sample", 0, dict(seed=i64(1, 2, 3)), E, "seed: shape must be [1] or [2], got [3]"),
+    ("q_sample", 0, dict(vocab_size=0), E, "vocab_size: must be >= 1, got 0"),
+    (
+        "q_sample",
+        0,
+        dict(vocab_size=1, mask_id=0),
+        E,
+        "mask_id: must leave a token of the vocabulary for noise, got 0",
+    ),
+    ("q_sample", 0, dict(frozen=torch.zeros(B, W).bool()), E, "frozen: shape must be [2, 8], got [2, 4]"),
+    ("q_sample", 0, dict(uniform=schedule(B, L)), E, "uniform: shape must be [2, 8, 2], got [2, 8]"),
 ]
 
 
@@ -294,20 +550,36 @@ def test_message(op, packed, spoilt, error, text):
             assert_equal("x", arguments["x"], before)
 
 
-@pytest.mark.parametrize("op", ["row_stats", "draw_tokens", "denoise_step_", "topk_unmask_"])
+@pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_calls_that_are_spoilt_are_legal(op, packed):
     for implementation in (ops, reference):
         run(implementation, op, call_of(op, packed))
+        more = tracing(step=torch.tensor(0)) if op.endswith("_") else {}
+        if op == "renoise_step_":
+            more.update(state(), committed=torch.zeros(B, L).bool())
+        run(implementation, op, {**call_of(op, packed), **more})
+
+
+def test_checks_come_in_one_order():
+    """Of two bad arguments, the compiled ops and the reference name the same one."""
+    for i, (op, packed, spoilt, *_) in enumerate(CASES):
+        for other, its_packed, more, *_ in CASES[i + 1 :]:
+            if (op, packed) != (other, its_packed) or spoilt.keys() & more.keys():
+                continue
+            texts = set()
+            for implementation in (ops, reference):
+                with pytest.raises((ValueError, TypeError)) as raised:
+                    run(implementation, op, {**call_of(op, packed), **spoilt, **more})
+                texts.add(str(raised.value))
+            assert len(texts) == 1, texts
 
 
 def test_every_check_has_a_case():
     """A message of validate.py that no case provokes would be one nobody has read."""
     source = open(reference.validate.__file__).read()
     arguments = {text.split(":")[0] for _, _, _, _, text in CASES}
-    assert arguments >= set(re.findall(r'_require\w*\(\s*"(\w+)"', source)) | set(
-        re.findall(r'_per_request\("(\w+)"', source)
-    )
+    assert arguments >= set(re.findall(r'    _\w+\(\s*"(\w+)"', source))
     fragments = [
         f.replace("{{", "{")
         for f in re.findall(r'f?"(must [^"]+|shape must[^"]+|stride of[^"]+|the vocab[^"]+)"', source)
@@ -317,27 +589,34 @@ def test_every_check_has_a_case():
     assert unread == [r"must\ be\ on\ .*\ as\ .*"]  # test_devices
 
 
-@pytest.mark.parametrize(
-    "argument",
-    ["temperature", "seed", "step", "quota", "frozen", "start", "suppress", "demote", "uncond_logits", "uniform"],
-)
-def test_devices(argument):
+def full_call(op):
+    """A legal call with every tensor that the op takes."""
+    flags, columns = torch.zeros(B, L, dtype=torch.bool), {"renoise_step_": [2], "transition_step_": [3]}.get(op, [])
+    if op == "q_sample":
+        return {**call_of(op), "frozen": flags, "uniform": schedule(B, L, 2)}
+    of_logits = dict(suppress=i64(1), uncond_logits=torch.zeros(B, W, V), uniform=schedule(B, W, *columns))
+    extra = {**of_logits, "frozen": flags, "start": i64(0), **tracing()}
+    if op == "denoise_step_":
+        extra["demote"] = i64(1)
+    if op == "renoise_step_":
+        extra.update(state(), committed=flags.clone(), probs=torch.zeros(B, W, V).bfloat16())
+    return {**call_of(op), **extra}
+
+
+@pytest.mark.parametrize("op", ["denoise_step_", "renoise_step_", "transition_step_", "q_sample"])
+def test_devices(op):
     """Every tensor lives where x does. "meta" stands in for a second device here."""
-    extra = dict(
-        frozen=torch.zeros(B, L, dtype=torch.bool),
-        start=i64(0),
-        suppress=i64(1),
-        demote=i64(1),
-        uncond_logits=torch.zeros(B, W, V),
-        uniform=torch.zeros(B, W).double(),
-    )
-    arguments = {**call_of("denoise_step_"), **extra}
-    arguments[argument] = meta(arguments[argument])
-    anchor = "logits" if argument in ("suppress", "demote", "uncond_logits", "uniform") else "x"
-    before = arguments["x"].clone()
-    with pytest.raises(ValueError, match=f"^{argument}: must be on cpu as {anchor}, got meta$"):
-        run(reference, "denoise_step_", arguments)
-    assert_equal("x", arguments["x"], before)
+    for argument, value in full_call(op).items():
+        if argument == "x" or not isinstance(value, torch.Tensor):
+            continue
+        arguments = {**full_call(op), argument: meta(value)}
+        like_logits = argument in ("suppress", "demote", "uncond_logits", "uniform") and op != "q_sample"
+        before = arguments["x"].clone()
+        with pytest.raises(
+            ValueError, match=f"^{argument}: must be on cpu as {'logits' if like_logits else 'x'}, got meta$"
+        ):
+            run(reference, op, arguments)
+        assert_equal("x", arguments["x"], before)
 
 
 @pytest.mark.parametrize(
@@ -374,8 +653,26 @@ def test_legal_though_odd():
             for shape in [(0, W, V), (B, 0, V), (0, V)]:
                 arguments = {**call_of(op), "logits": torch.zeros(shape)}
                 assert all(out.shape == shape[:-1] for out in run(implementation, op, arguments))
-        arguments = {**call_of("denoise_step_", packed=True), "logits": torch.zeros(0, V), "rows": i64()}
-        assert run(implementation, "denoise_step_", arguments)[5].tolist() == [0, 0]
+        for op in ("denoise_step_", "renoise_step_", "transition_step_"):
+            arguments = {**call_of(op, packed=True), "logits": torch.zeros(0, V), "rows": i64()}
+            assert run(implementation, op, arguments)[-1].tolist() == [0, 0]
+        for op in ("renoise_step_", "transition_step_", "q_sample"):
+            for shape in [(0, L), (B, 0)]:
+                arguments = {**call_of(op), "x": torch.zeros(shape, dtype=torch.int64)}
+                if op != "q_sample":
+                    arguments["logits"] = torch.zeros(*shape, V)
+                assert list(run(implementation, op, arguments)[0].shape) == list(shape)
+
+
+def test_a_transition_does_not_mind_what_cannot_change():
+    """Tokens outside the vocabulary where it is frozen or outside the window, and a mask outside it anywhere."""
+    for implementation in (ops, reference):
+        arguments = call_of("transition_step_")
+        x, frozen = torch.full((B, L), V), torch.zeros(B, L, dtype=torch.bool)
+        frozen[:, :2] = True
+        arguments.update(x=x, frozen=frozen, window_stop=2)
+        run(implementation, "transition_step_", arguments)
+        run(implementation, "transition_step_", {**arguments, "mask_id": V, "frozen": None, "window_stop": -1})
 
 
 def test_many_dimensions_are_rejected_in_words():
@@ -415,7 +712,11 @@ def step(**changes):
             E,
             "conf_dtype: must be torch.float32, torch.bfloat16 or torch.float64, got torch.float16",
         ),
-        (dict(confidence="entropy"), E, "confidence: must be prob, margin, neg_entropy or random, got entropy"),
+        (
+            dict(confidence="entropy"),
+            E,
+            "confidence: must be prob, margin, neg_entropy, random, gain or change, got entropy",
+        ),
         (dict(window=(3, 2)), E, "window: must be (start, stop) with 0 <= start <= stop, got (3, 2)"),
         (dict(window=4), T, "window: must be (start, stop), got 4"),
         (dict(suppress=[1.5]), T, "suppress: must be an int, got float"),

@@ -71,7 +71,8 @@ DLM_HD void renoise(const RenoiseArgs& a, int64_t row, const Place& at, bool acc
 DLM_HD bool update_argmax(const RenoiseArgs& a, int64_t row, const Place& at) {
   const Array& argmax = a.state.argmax;
   if (!given(argmax)) return false;
-  const int64_t best = load_int(a.out.argmax, argmax.dtype, row), offset = at.b * argmax.stride[0] + at.p * argmax.stride[1];
+  const int64_t best = load_int(a.out.argmax, argmax.dtype, row),
+                offset = at.b * argmax.stride[0] + at.p * argmax.stride[1];
   const bool changed = load_int(argmax.data, argmax.dtype, offset) != best;
   store_int(argmax.data, argmax.dtype, offset, best);
   return changed;

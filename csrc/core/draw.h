@@ -101,10 +101,9 @@ DLM_HD DrawnRow score_draw(const DrawParams& d, const Resolved& r, const RowLaw&
   out.best = stats.argmax;
   const float rank =
       r.confidence == kRandom ? uniform_23(noise(int_at(d.seed, at.b), at.p, int_at(d.step, 0), kStreamRank)) : 0;
-  out.score = holds(d.demote, token)
-                  ? demoted(r.confidence)
-                  : score(r.confidence, r.conf_dtype, stats, token, odds_against(stats, token, z, law.beta), law.beta,
-                          rank, current);
+  out.score = holds(d.demote, token) ? demoted(r.confidence)
+                                     : score(r.confidence, r.conf_dtype, stats, token,
+                                             odds_against(stats, token, z, law.beta), law.beta, rank, current);
   out.logprob = static_cast<float>(log_prob(stats, token, z, law.beta));
   out.entropy = law.tilt ? static_cast<float>(entropy(stats)) : 0;
   return out;

@@ -70,8 +70,8 @@ struct DecideParams {
   Array quota;   // [1] or [B] int64
   int64_t mask_id = 0;
   bool has_mask = true;  // false: every position is open, whatever it holds
-  Array committed;       // [B, L] bool: positions that are closed for good; renoise_step_ closes more, and its quota counts
-  Array done;            // [B] bool: sequences that are left alone
+  Array committed;  // [B, L] bool: positions that are closed for good; renoise_step_ closes more, and its quota counts
+  Array done;       // [B] bool: sequences that are left alone
   TraceParams trace;
   int64_t window_start = 0;
   int64_t window_stop = -1;  // -1: L

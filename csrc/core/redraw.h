@@ -37,7 +37,7 @@ DLM_HD Posterior posterior(const Transition& t, double odds, double shifted, boo
 // What the tokens of a row weigh.
 struct RedrawLaw {
   int32_t kind = kNoRedraw;
-  double level = 0;       // min_p: the least posterior that counts. guidance: gamma. score: (1 - e^-dsigma) / V
+  double level = 0;  // min_p: the least posterior that counts. guidance: gamma. score: (1 - e^-dsigma) / V
   Posterior cond, uncond;
   double current = 0, mask = 0;  // the weights of x_t and the mask
 };

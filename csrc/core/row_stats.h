@@ -83,14 +83,15 @@ DLM_HD double entropy(const RowStats& s) {  // nats; never below 0 by rounding
 // sum_{j != t} exp((z_j - z_t) * beta) for a token t with logit z_t: p(t) = 1 / (1 + odds). For the argmax this is
 // `rest`, free of cancellation; for any other token the sum holds the argmax, so it is >= 1 and subtracting 1 is safe.
 DLM_HD double odds_against(const RowStats& s, int64_t token, float z_t, double beta) {
+  if (z_t == -kInfinity)
+    return kInfinity;  // also of an argmax, where it is a mask that the caller wants out of the law
   if (token == s.argmax) return s.rest;
-  if (z_t == -kInfinity) return kInfinity;
   return (1 + s.rest) * exp_d((static_cast<double>(s.max) - z_t) * beta) - 1;
 }
 
 // log p(t), which stays finite where the odds overflow.
 DLM_HD double log_prob(const RowStats& s, int64_t token, float z_t, double beta) {
-  if (token == s.argmax) return -log1p_d(s.rest);
+  if (token == s.argmax && z_t > -kInfinity) return -log1p_d(s.rest);
   return (static_cast<double>(z_t) - s.max) * beta - log1p_d(s.rest);
 }
 

@@ -59,6 +59,8 @@ struct RouteWeights {
   double mask = 0;
 };
 
+DLM_HD bool is_mask(int64_t token, int64_t mask_id) { return mask_id >= 0 && token == mask_id; }
+
 // How many tokens uniform noise can be: a mask inside the vocabulary is not one of them.
 DLM_HD int64_t noise_support(int64_t vocab, int64_t mask_id) { return vocab - (mask_id >= 0 && mask_id < vocab); }
 
@@ -118,7 +120,7 @@ DLM_HD Route pick_route(const RouteWeights& w, double u) {
 
 // Odds against what a position holds; a greedy law is its argmax alone.
 DLM_HD double odds_of(const RowLaw& law, const RowStats& stats, const Current& current) {
-  if (!(law.draw_beta > 0)) return current.token == stats.argmax ? 0 : kInfinity;
+  if (!(law.draw_beta > 0)) return current.token == stats.argmax && current.z > -kInfinity ? 0 : kInfinity;
   return odds_against(stats, current.token, current.z, law.beta);
 }
 
@@ -129,7 +131,7 @@ DLM_HD Route choose_route(const TransitionArgs& a, const Resolved& r, const RowL
   const double support = static_cast<double>(noise_support(r.vocab, a.mask_id));
   const double odds =
       leave_one_out_odds(odds_of(law, stats, current), t.evidence, support, r.tempered_after ? law.beta : 1);
-  return pick_route(route_weights(t, odds, current.token == a.mask_id, support), u);
+  return pick_route(route_weights(t, odds, is_mask(current.token, a.mask_id), support), u);
 }
 
 // Of the law, whatever the route.

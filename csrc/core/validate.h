@@ -281,7 +281,8 @@ inline void ids(const char* argument, const Array& a, const Array& like) {
 }
 
 inline void softcap(const SweepParams& s) {
-  require(std::isfinite(s.softcap) && s.softcap >= 0, "softcap", "must be finite and >= 0", number(s.softcap));
+  require(s.softcap == 0 || (s.softcap >= 1e-6 && s.softcap <= 1e6), "softcap", "must be 0 (none) or in [1e-6, 1e6]",
+          number(s.softcap));
 }
 
 // Uniform noise must have a token to be.

@@ -13,9 +13,7 @@ int32_t call(const Args* args, const dlm_executor* executor, void* workspace, dl
   });
 }
 
-int32_t thread_count(const dlm_executor* executor) {
-  return executor == nullptr ? 1 : dlm::max_of(executor->threads, 1);
-}
+using dlm::cpu::thread_count;
 
 int64_t count(const dlm::Array& ids) { return dlm::given(ids) ? ids.shape[0] : 0; }
 
@@ -78,7 +76,7 @@ DLM_API int32_t dlm_cpu_transition_step(const dlm::TransitionArgs* args, const d
 
 DLM_API int32_t dlm_cpu_q_sample(const dlm::NoisingArgs* args, const dlm_executor* executor, void* workspace,
                                  dlm_error* error) {
-  return call(args, executor, workspace, error, [](auto& a, auto& r, auto*, void*) { dlm::cpu::q_sample(a, r); });
+  return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void*) { dlm::cpu::q_sample(a, r, e); });
 }
 
 DLM_API const char* dlm_cpu_isas(void) { return dlm::cpu::isa_names(); }

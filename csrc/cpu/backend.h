@@ -12,6 +12,6 @@ void denoise_step(const StepArgs& a, const Resolved& r, const dlm_executor* exec
 void topk_unmask(const UnmaskArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
 void renoise_step(const RenoiseArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
 void transition_step(const TransitionArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
-void q_sample(const NoisingArgs& a, const Resolved& r);
+void q_sample(const NoisingArgs& a, const Resolved& r, const dlm_executor* executor);
 
 }  // namespace dlm::cpu

@@ -6,8 +6,8 @@
 
 namespace dlm::cpu {
 
-// Candidate rows of every sequence, grouped: scratch.candidate[scratch.offset[b]] and on. Packed rows may name sequences
-// in any order. Returns how many there are.
+// Candidate rows of every sequence, grouped: scratch.candidate[scratch.offset[b]] and on. Packed rows may name
+// sequences in any order. Returns how many there are.
 int64_t group_candidates(const Geometry& g, const DecideParams& d, const Scratch& scratch);
 
 // An eligible row joins the ranking of its sequence, at scratch.ranked + offset[b].

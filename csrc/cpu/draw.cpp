@@ -57,8 +57,8 @@ RowJob Drawer::job(const KernelTable& k, const Scratch& scratch, int64_t row, co
   return job;
 }
 
-DrawnRow Drawer::finish(const KernelTable& k, const RowJob& job, const ChunkStats* chunks, int64_t row,
-                        const Place& at, RowStats* stats) const {
+DrawnRow Drawer::finish(const KernelTable& k, const RowJob& job, const ChunkStats* chunks, int64_t row, const Place& at,
+                        RowStats* stats) const {
   const Geometry& g = resolved_.geometry;
   if (!finish_row(k, job.source, resolved_.vocab, job.law, chunks, stats)) return DrawnRow{};
   int64_t token = -1;

@@ -13,11 +13,28 @@ struct RowJob {
   RowLaw law;
 };
 
+// work() on so many workers, each of which takes what is left to do.
+template <class Work>
+void run_workers(const dlm_executor* executor, int64_t workers, const Work& work) {
+  if (workers <= 1) {
+    work();
+    return;
+  }
+  executor->run(
+      executor->self, static_cast<int32_t>(workers),
+      [](void* context, int32_t) { (*static_cast<const Work*>(context))(); },
+      const_cast<void*>(static_cast<const void*>(&work)));
+}
+
+inline int32_t thread_count(const dlm_executor* executor) {
+  return executor == nullptr ? 1 : max_of(executor->threads, 1);
+}
+
 // make(i) -> RowJob and finish(i, job, chunks) for i in [0, count), finish on any worker.
 template <class Make, class Finish>
 void for_each_row(const KernelTable& kernels, const dlm_executor* executor, const Scratch& scratch, int64_t count,
                   int64_t vocab, Make make, Finish finish) {
-  const int32_t threads = executor == nullptr ? 1 : max_of(executor->threads, 1);
+  const int32_t threads = thread_count(executor);
   const int64_t size = chunk_size(vocab), chunks = num_chunks(vocab), wanted = kRowsPerWorker * threads;
   const int64_t split =
       threads == 1 || count >= wanted || count == 0 ? 1 : min_of(chunks, (wanted + count - 1) / count);
@@ -36,15 +53,7 @@ void for_each_row(const KernelTable& kernels, const dlm_executor* executor, cons
       if (split == 1 || scratch.arrived[i].fetch_add(1, std::memory_order_acq_rel) == split - 1) finish(i, job, stats);
     }
   };
-  const int64_t workers = min_of<int64_t>(threads, count * split);
-  if (workers <= 1) {
-    work();
-  } else {
-    executor->run(
-        executor->self, static_cast<int32_t>(workers),
-        [](void* context, int32_t) { (*static_cast<const decltype(work)*>(context))(); },
-        const_cast<void*>(static_cast<const void*>(&work)));
-  }
+  run_workers(executor, min_of<int64_t>(threads, count * split), work);
 }
 
 }  // namespace dlm::cpu

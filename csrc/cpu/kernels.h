@@ -42,7 +42,7 @@ struct DTypeKernels {
 
 struct KernelTable {
   const char* isa;
-  DTypeKernels dtype[3];  // by DType: float32, bfloat16, float16
+  DTypeKernels dtype[3];                           // by DType: float32, bfloat16, float16
   void (*soften)(float* z, int64_t n, float cap);  // cap * tanh(z / cap) in place, to 1e-7 of cap; -inf, inf, NaN stay
 };
 

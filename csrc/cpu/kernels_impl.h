@@ -218,20 +218,25 @@ int64_t invert(const void* data, int64_t n, const LawScales& law, double* target
   return hit >= 0 ? *last : -1;
 }
 
-// body(exp2((z - ref) * scale) of a block, how many of them, index of the first); what is no mass is 0.
+// body(exp2((z - ref) * scale) of a block, how many of them, index of the first); what is no mass is 0. Widened before
+// it is loaded: Vecs of 16-bit logits are in no order.
 template <class T, class Body>
 inline __attribute__((always_inline)) void for_each_term(const void* data, int64_t n, const LawScales& law, Body body) {
+  const T* z = static_cast<const T*>(data);
   LawScales draw = law;
   draw.draw_scale = law.scale;
-  for_each_block_until(static_cast<const T*>(data), n, [&](const Vec* block, int64_t i) {
-    Vec terms[4];
-    float term[kBlock];
+  for (int64_t i = 0; i < n; i += kBlock) {
+    const int64_t count = n - i < kBlock ? n - i : kBlock;
+    float logit[kBlock], term[kBlock];
+    for (int64_t j = 0; j < count; ++j) logit[j] = dlm::to_float(z[i + j]);
+    for (int64_t j = count; j < kBlock; ++j) logit[j] = -dlm::kInfinity;
+    Vec block[4], terms[4];
+    Vec::load(logit, block);
     draw_terms(block, draw, terms);
     for (int k = 0; k < 4; ++k) terms[k].store(term + k * Vec::kWidth);
     for (int64_t j = 0; j < kBlock; ++j) term[j] = term[j] > static_cast<float>(kNoMass) ? term[j] : 0;
-    body(term, n - i < kBlock ? n - i : kBlock, i);
-    return false;
-  });
+    body(term, count, i);
+  }
 }
 
 template <class T>
@@ -250,7 +255,7 @@ void probabilities(const void* data, int64_t n, const LawScales& law, float shar
   });
 }
 
-// tanh(y) = (1 - q) / (1 + q) with q = exp(-2 y), for y >= 0.
+// tanh(y) = (1 - q) / (1 + q) with q = exp(-2 y), for y >= 0; where that would cancel, its series.
 inline void soften(float* z, int64_t n, float cap) {
   LawScales law;
   law.draw_scale = 2 * 1.44269504f / cap;
@@ -263,7 +268,9 @@ inline void soften(float* z, int64_t n, float cap) {
     draw_terms(block, law, terms);
     for (int k = 0; k < 4; ++k) terms[k].store(q + k * Vec::kWidth);
     for (int64_t j = 0; j < count; ++j) {
-      const float capped = cap * ((1 - q[j]) / (1 + q[j])), size = fabsf(z[i + j]);
+      const float size = fabsf(z[i + j]), y = size / cap, w = y * y;
+      const float series = 1 + w * (-1.0f / 3 + w * (2.0f / 15 + w * (-17.0f / 315 + w * (62.0f / 2835))));
+      const float capped = y < 0.25f ? size * series : cap * ((1 - q[j]) / (1 + q[j]));
       if (size < dlm::kInfinity) z[i + j] = copysignf(capped, z[i + j]);
     }
   }

@@ -57,12 +57,12 @@ Redrawn redraw(const TransitionArgs& a, const Resolved& r, const KernelTable& k,
                const RowSource* uncond, const RowStats& stats, const Place& at, const Current& current, double u_route,
                double u_draw) {
   const Transition t = transition_at(a.coefficients, at);
-  const bool is_mask = current.token == a.mask_id;
+  const bool masked = is_mask(current.token, a.mask_id);
   const double support = static_cast<double>(noise_support(r.vocab, a.mask_id));
   const auto posterior_of = [&](const RowStats& s, const Current& held) {
     const double odds = odds_against(s, held.token, held.z, job.law.beta);
     const double exponent = r.tempered_after ? job.law.beta : 1;
-    return posterior(t, odds, leave_one_out_odds(odds, t.evidence, support, exponent), is_mask, support);
+    return posterior(t, odds, leave_one_out_odds(odds, t.evidence, support, exponent), masked, support);
   };
   RedrawLaw weights;
   weights.kind = r.redraw;

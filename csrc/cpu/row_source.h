@@ -18,7 +18,7 @@ struct RowSource {
   float cfg_weight = 1;               // w + 1
   const int64_t* excluded = nullptr;  // sorted ids that count as -inf
   int64_t num_excluded = 0;
-  int64_t skipped = -1;  // one more
+  int64_t skipped = -1;                                      // one more
   void (*soften)(float* z, int64_t n, float cap) = nullptr;  // null: no softcap
   float softcap = 0;
 };

@@ -6,8 +6,8 @@
 
 namespace dlm::cpu {
 
-// Draws and scores every candidate, into a.out and the scratch; note(row, place, job, stats, drawn) for the good ones, on
-// any worker.
+// Draws and scores every candidate, into a.out and the scratch; note(row, place, job, stats, drawn) for the good ones,
+// on any worker.
 template <class Note>
 void draw_candidates(const StepArgs& a, const Resolved& r, bool tilt, const dlm_executor* executor,
                      const Scratch& scratch, Note note) {

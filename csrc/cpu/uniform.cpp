@@ -32,9 +32,9 @@ void renoise_sequence(const RenoiseArgs& a, const Resolved& r, const Scratch& sc
   for (int64_t i = 0; i < ranking.eligible; ++i) {
     const int64_t row = ranking.ranked[i].row;
     const Place at = {b, ranking.ranked[i].position};
-    const int64_t token = i < accepted ? load_int(s.out.tokens, d.x.dtype, row)
-                                       : noise_token(row_uniform(s.draw, r.geometry, row, at, kStreamNoise, 1),
-                                                     support, a.mask_id);
+    const int64_t token =
+        i < accepted ? load_int(s.out.tokens, d.x.dtype, row)
+                     : noise_token(row_uniform(s.draw, r.geometry, row, at, kStreamNoise, 1), support, a.mask_id);
     renoise(a, row, at, i < accepted, token, scratch.gain[row]);
   }
   update_done(a, b, ranking.eligible, ranking.bad, changed, entropy);
@@ -75,7 +75,7 @@ class Mover {
     event.after = to.token;
     event.by_noise = to.route != kModel;
     if (to.route == kModel) {
-      event.committed = to.token;
+      event.committed = is_mask(to.token, a_.mask_id) ? -1 : to.token;
       event.gain = trace_gain(a_.decide.trace, job.source, r_.vocab, job.law, stats, at, to.token);
     }
     write(a_.decide, at, event);
@@ -85,7 +85,7 @@ class Mover {
  private:
   // The mask is no token of the law, whatever its logit is.
   Current held(const RowSource& source, int64_t token) const {
-    return token == a_.mask_id ? Current{token, -kInfinity} : holding(source, token, r_.vocab);
+    return is_mask(token, a_.mask_id) ? Current{token, -kInfinity} : holding(source, token, r_.vocab);
   }
 
   double uniform(int64_t row, const Place& at, Stream stream, int64_t column) const {
@@ -104,7 +104,7 @@ class Mover {
       const int64_t token = job.law.draw_beta > 0 ? draw_another(k_, job.source, r_.vocab, job.law, chunks,
                                                                  current.token, uniform(row, at, kStreamDraw, 1))
                                                   : stats.argmax;
-      if (token >= 0) return {route, token};  // else all others have underflowed
+      if (token >= 0 && token != current.token) return {route, token};  // else all others have underflowed
     }
     return {kStay, current.token};
   }
@@ -137,8 +137,7 @@ void renoise_step(const RenoiseArgs& a, const Resolved& r, const dlm_executor* e
                   [&](int64_t row, const Place& at, const RowJob& job, const RowStats& stats, const DrawnRow& drawn) {
                     store_int(a.out.argmax, x.dtype, row, drawn.best);
                     a.out.entropy[row] = drawn.entropy;
-                    scratch.gain[row] =
-                        trace_gain(s.decide.trace, job.source, r.vocab, job.law, stats, at, drawn.best);
+                    scratch.gain[row] = trace_gain(s.decide.trace, job.source, r.vocab, job.law, stats, at, drawn.best);
                     if (!given(probs)) return;
                     store_probabilities(active_kernels(), job.source, r.vocab, job.law, stats,
                                         static_cast<BFloat16*>(probs.data) + row_offset(r.geometry, probs, row));
@@ -156,8 +155,7 @@ void transition_step(const TransitionArgs& a, const Resolved& r, const dlm_execu
   const Mover mover(a, r, kernels, scratch);
   bool* const changed = reinterpret_cast<bool*>(scratch.key);
   for_each_row(
-      kernels, executor, scratch, count, r.vocab,
-      [&](int64_t i) { return mover.job(scratch.candidate[i]); },
+      kernels, executor, scratch, count, r.vocab, [&](int64_t i) { return mover.job(scratch.candidate[i]); },
       [&](int64_t i, const RowJob& job, const ChunkStats* chunks) {
         const int64_t row = scratch.candidate[i];
         const Place at = place_of(g, row);
@@ -174,11 +172,17 @@ void transition_step(const TransitionArgs& a, const Resolved& r, const dlm_execu
   }
 }
 
-void q_sample(const NoisingArgs& a, const Resolved& r) {
-  const int64_t length = a.x.shape[1];
-  for (int64_t b = 0; b < a.x.shape[0]; ++b) {
-    for (int64_t p = 0; p < length; ++p) noise_position(a, r, Place{b, p});
-  }
+void q_sample(const NoisingArgs& a, const Resolved& r, const dlm_executor* executor) {
+  constexpr int64_t kPerTask = 2048;  // positions, 20 ns each
+  const int64_t length = a.x.shape[1], positions = numel(a.x), tasks = (positions + kPerTask - 1) / kPerTask;
+  std::atomic<int64_t> next{0};
+  run_workers(executor, min_of<int64_t>(thread_count(executor), tasks), [&] {
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+      for (int64_t i = task * kPerTask; i < min_of(positions, (task + 1) * kPerTask); ++i) {
+        noise_position(a, r, Place{i / length, i % length});
+      }
+    }
+  });
 }
 
 }  // namespace dlm::cpu

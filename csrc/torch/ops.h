@@ -166,11 +166,10 @@ struct Ops {
 
   static Six denoise_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
                           const Tensor& step, const Tensor& quota, std::optional<int64_t> mask_id,
-                          const std::string& rule, double level, bool strict, int64_t window_start,
-                          int64_t window_stop, const MaybeTensor& frozen, const MaybeTensor& start,
-                          const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress,
-                          const MaybeTensor& demote, const MaybeTensor& uncond_logits, double cfg_scale,
-                          const MaybeTensor& uniform, const std::string& confidence,
+                          const std::string& rule, double level, bool strict, int64_t window_start, int64_t window_stop,
+                          const MaybeTensor& frozen, const MaybeTensor& start, const MaybeTensor& rows, int64_t shift,
+                          const MaybeTensor& suppress, const MaybeTensor& demote, const MaybeTensor& uncond_logits,
+                          double cfg_scale, const MaybeTensor& uniform, const std::string& confidence,
                           const std::string& confidence_from, const std::string& conf_dtype, MaybeTensor trace,
                           MaybeTensor trace_steps) {
     const auto shape = leading_shape(logits, logits.dim() - 1);
@@ -262,11 +261,11 @@ struct Ops {
 
   static Six transition_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
                              const Tensor& step, const Tensor& coefficients, int64_t mask_id,
-                             const std::string& tempered, const std::string& redraw, double level,
-                             int64_t window_start, int64_t window_stop, const MaybeTensor& frozen,
-                             const MaybeTensor& start, const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress, const MaybeTensor& uncond_logits,
-                             double cfg_scale, const MaybeTensor& uniform, MaybeTensor trace,
-                             MaybeTensor trace_steps) {
+                             const std::string& tempered, const std::string& redraw, double level, int64_t window_start,
+                             int64_t window_stop, const MaybeTensor& frozen, const MaybeTensor& start,
+                             const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress,
+                             const MaybeTensor& uncond_logits, double cfg_scale, const MaybeTensor& uniform,
+                             MaybeTensor trace, MaybeTensor trace_steps) {
     const auto shape = leading_shape(logits, logits.dim() - 1);
     const auto batch = leading_shape(x, 1);
     Tensor tokens = make_like(x, shape, x.scalar_type()), route = make_like(x, shape, ScalarType::Byte),
