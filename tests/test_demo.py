@@ -1,6 +1,7 @@
 """The demo: shipped files, generation, what it prints, what it refuses, and the script that trained it."""
 
 import argparse
+import dataclasses
 import hashlib
 import importlib.util
 import io
@@ -21,7 +22,7 @@ for package in ("rich", "safetensors", "tokenizers"):
 
 from rich.console import Console  # noqa: E402
 
-from dlm_kernels.demo import cli, sampling, settings, show, table, uniform, uniform_table  # noqa: E402
+from dlm_kernels.demo import cli, sampling, settings, show, table, uniform  # noqa: E402
 from dlm_kernels.demo.canvas import MASK, canvas_text  # noqa: E402
 from dlm_kernels.demo.frame import State  # noqa: E402
 from dlm_kernels.demo.masked import BLOCK, split_evenly, view  # noqa: E402
@@ -356,40 +357,39 @@ def test_round_trips_in_words():
     assert show.round_trips({"revisions": 0, "round_trips": 0}).startswith("0 revisions")
 
 
-def test_uniform_table_from_real_measurements():
-    lines = uniform_table.measure(sizes=(64,), vocab=1000, budget_s=0.01)
-    assert [line.wrong for line in lines] == [""] and lines[0].changed[0] > 0
-    console = Console(file=io.StringIO(), width=80)
-    console.print(uniform_table.build_table(lines, vocab=1000))
-    output = console.file.getvalue()
-    assert "V = 1000" in output and max(map(len, output.splitlines())) <= 80
-
-
-def test_uniform_table_notices_another_law(monkeypatch):
-    """Of a step that moves too rarely, and of one with other logits."""
-    x, logits = uniform_table.problem(64, 1000)
-    ours = uniform_table.our_step_
-    monkeypatch.setattr(
-        uniform_table, "our_step_", lambda x, logits, seed=0: ours(x, logits)._replace(num_changed=x[:, 0] * 0)
-    )
-    assert "changes" in uniform_table.check(x, logits)[1]
-    monkeypatch.setattr(uniform_table, "our_step_", lambda x, logits, seed=0: ours(x, logits / 2, seed))
-    assert "p(x_t) differs" in uniform_table.check(x, logits)[1]
-
-
-def test_table_from_real_measurements():
+def tabulated(family: str, cases: list) -> str:
     """The rows of the bench are what the table reads, at a size that takes no time."""
-    from dlm_kernels.bench.cases import Case
     from dlm_kernels.bench.measure import side_by_side
     from dlm_kernels.bench.timing import Method
 
-    cases = [Case(rows=8, vocab=1000, dtype="fp32", temperature=t, k=2) for t in (0.0, 1.0)]
-    rows = side_by_side(cases, [table.PEER], method=Method(budget_s=0.01, min_rounds=1, max_rounds=2))
+    method = Method(budget_s=0.01, min_rounds=1, max_rounds=2)
     console = Console(file=io.StringIO(), width=80)
-    console.print(table.build_table(rows))
+    console.print(table.build_table(side_by_side(cases, [table.CONTESTS[family].peer], method=method)))
     output = console.file.getvalue()
-    assert "8/8 same" in output and "8/8 exact" in output
     assert max(map(len, output.splitlines())) <= 80
+    return output
+
+
+def test_table_from_real_measurements():
+    from dlm_kernels.bench.cases import Case
+
+    output = tabulated("masked", [Case(rows=8, vocab=1000, dtype="fp32", temperature=t, k=2) for t in (0.0, 1.0)])
+    assert "8/8 same" in output and "8/8 exact" in output and "LLaDA" in output
+
+
+def test_uniform_table_from_real_measurements():
+    small = [
+        dataclasses.replace(case, rows=case.rows // 32, vocab=1000, open_rows=-1) for case in table.cases("uniform")
+    ]
+    output = tabulated("uniform", small)
+    assert "8/8 exact" in output and "37/37 exact" in output and "V = 1000" in output and "Sumi" in output
+
+
+def test_uniform_table_is_of_real_size():
+    assert [(case.rows, case.vocab, case.dtype) for case in table.cases("uniform")] == [
+        (256, 100278, "bf16"),
+        (1184, 100278, "bf16"),
+    ]
 
 
 # -- command line ----------------------------------------------------------------------------------------------------

@@ -5,12 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import settings, uniform_table
-from . import table as masked_table
+from . import settings
 from .canvas import canvas_view
 from .sampling import Generation, generate, load
-
-TABLES = {"masked": masked_table, "uniform": uniform_table}
+from .table import print_table
 
 
 def run(
@@ -60,7 +58,7 @@ def run(
         console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
     if table:
         console.print()
-        TABLES[family].print_table(console)
+        print_table(console, family)
     return result
 
 

@@ -1,24 +1,56 @@
 """The step at real size, side by side: the demo's own vocabulary is too small to show what it costs."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-PEER = "llada"
+
+class Contest(NamedTuple):
+    """What a family's table compares, in the bench's terms: `op`, ours against the provider `peer`, `name` in the table."""
+
+    op: str
+    title: str
+    peer: str
+    name: str
+    notes: str
 
 
-def measure(on_progress=lambda text: None) -> list[dict]:
-    """Result rows of the bench: ours and eager LLaDA, V = 126464, 32 and 256 rows, fp32 and bf16, T 0 and 1.
+EXACT = "exact: each token is the one fp64 draws from the same random number"
+CONTESTS = {
+    "masked": Contest(
+        "denoise_step",
+        "One denoise step, logits to canvas",
+        "llada",
+        "LLaDA",
+        f"same: both steps drew these tokens;\n{EXACT}",
+    ),
+    "uniform": Contest("uniform_step", "The middle one of 128 reverse steps", "sumi", "Sumi", f"\n{EXACT}s"),
+}
 
-    Outputs are checked against fp64 before anything is timed. Few samples: eager code takes seconds at T = 1.
-    """
+
+def cases(family: str) -> list:
+    """Of the bench. Masked: 32 and 256 rows, fp32 and bf16, T 0 and 1, V = 126464. Uniform: 256 rows and a canvas of 1184,
+    bf16, T 1, V = 100278."""
     from dlm_kernels.bench.cases import SETS
+
+    if family == "masked":
+        return list(SETS["bars"])
+    return [case for case in SETS["uniform"] if case.op == "uniform_step" and case.steps == 128]
+
+
+def measure(family: str, on_progress: Callable[[str], object] = lambda text: None) -> list[dict]:
+    """Result rows of the bench, ours and the family's eager peer.
+
+    Outputs are checked against fp64 before anything is timed. Few samples: eager code takes seconds where it draws.
+    """
     from dlm_kernels.bench.measure import side_by_side
     from dlm_kernels.bench.timing import Method
 
-    return side_by_side(
-        SETS["bars"], [PEER], method=Method(budget_s=0.8, min_rounds=1, max_rounds=15), on_progress=on_progress
-    )
+    method = Method(budget_s=0.8, min_rounds=1, max_rounds=15)
+    return side_by_side(cases(family), [CONTESTS[family].peer], method=method, on_progress=on_progress)
 
 
 def verdict(ours: dict, peer: dict) -> str:
@@ -53,14 +85,16 @@ def pairs(rows: list[dict]) -> list[tuple[dict, dict]]:
 def build_table(rows: list[dict]) -> Table:
     """One line per case; fits 80 columns."""
     env, vocab = rows[0]["env"], rows[0]["case"]["vocab"]
+    contest = next(c for c in CONTESTS.values() if c.op == rows[0]["case"]["op"])
     table = Table(
-        title=f"One denoise step, logits to canvas, V = {vocab}: eager LLaDA and this package",
+        title=f"{contest.title}, V = {vocab}: eager {contest.name} and this package",
         caption=f"{env['cpu']}, {env['threads']} threads, backend {env['backend']}\n"
-        "ms: median; MB: memory beyond the logits; same: both steps drew these tokens;\n"
-        "exact: each token is the one fp64 draws from the same random number",
+        f"ms: median; MB: memory beyond the logits; {contest.notes}",
         box=SIMPLE_HEAD,
+        pad_edge=False,
     )
-    for name in ("rows", "dtype", "T", "LLaDA\nms", "ours\nms", "faster", "LLaDA\nMB", "ours\nMB"):
+    theirs = contest.name
+    for name in ("rows", "dtype", "T", f"{theirs}\nms", "ours\nms", "faster", f"{theirs}\nMB", "ours\nMB"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("tokens", justify="right")
     for ours, peer in pairs(rows):
@@ -79,11 +113,11 @@ def build_table(rows: list[dict]) -> Table:
     return table
 
 
-def print_table(console: Console) -> None:
+def print_table(console: Console, family: str) -> None:
     """Measure and print; on a terminal a status line says what is being measured."""
     doing = "timing the step at real size, about a minute"
     if not console.is_terminal:
         console.print(doing)
     with console.status(doing) as status:
-        rows = measure(on_progress=status.update)
+        rows = measure(family, on_progress=status.update)
     console.print(build_table(rows))
