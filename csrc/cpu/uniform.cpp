@@ -56,7 +56,7 @@ int64_t move(const TransitionArgs& a, const Resolved& r, const KernelTable& k, c
     return token == a.mask_id ? Current{token, -kInfinity} : holding(job.source, token, r.vocab);
   };
   const Current current = held(token_on_canvas(x, at));
-  Route route = choose_route(a, r, job.law, stats, at, current, uniform(kStreamRoute, 0));
+  Route route = choose_route(a.coefficients, a.mask_id, r, job.law, stats, at, current, uniform(kStreamRoute, 0));
   int64_t token = current.token;
   if (route == kModel) {
     token = job.law.draw_beta > 0
