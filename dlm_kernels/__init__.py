@@ -13,6 +13,15 @@ _HOMES = {
     "row_stats": "step",
     "topk_unmask": "step",
     "topk_unmask_": "step",
+    "uniform_step": "uniform",
+    "uniform_step_": "uniform",
+    "transition_step": "uniform",
+    "transition_step_": "uniform",
+    "renoise_step": "renoise",
+    "renoise_step_": "renoise",
+    "RenoiseState": "renoise",
+    "q_sample": "noising",
+    "RevisionTrace": "trace",
     "request_seeds": "seeds",
     "TopK": "rules",
     "Threshold": "rules",
@@ -22,6 +31,8 @@ _HOMES = {
     "Draw": "results",
     "StepResult": "results",
     "UnmaskResult": "results",
+    "TransitionResult": "results",
+    "RenoiseResult": "results",
 }
 _MODULES = ("array", "bench", "demo", "integrations", "reference", "schedules", "transitions")
 

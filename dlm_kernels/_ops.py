@@ -40,8 +40,8 @@ SCHEMAS = {
     f"float softcap=0.0, Tensor? uniform=None, {_SCORE}, {_TRACE}) -> (Tensor tokens, Tensor best, Tensor entropy, "
     "Tensor confidence, Tensor accepted, Tensor num_accepted, Tensor num_bad)",
     "transition_step_": "(Tensor(a!) x, Tensor logits, Tensor temperature, Tensor seed, Tensor step, Tensor coefficients, *, "
-    f'int mask_id=-1, str tempered="before", {_WINDOW}, {_PLACE}, int shift=0, Tensor? suppress=None, {_LAW}, '
-    f"Tensor? uniform=None, {_TRACE}) -> "
+    f'int mask_id=-1, str tempered="before", str redraw="none", float level=0.0, {_WINDOW}, {_PLACE}, int shift=0, '
+    f"Tensor? suppress=None, {_LAW}, Tensor? uniform=None, {_TRACE}) -> "
     "(Tensor tokens, Tensor route, Tensor p_current, Tensor confidence, Tensor num_changed, Tensor num_bad)",
     "q_sample": "(Tensor x, Tensor rates, Tensor seed, Tensor step, *, int vocab_size, int mask_id=-1, "
     "Tensor? frozen=None, Tensor? uniform=None) -> (Tensor x_t, Tensor route)",

@@ -35,7 +35,7 @@ class StepResult(NamedTuple):
     confidence: Any  # float32
     committed: Any  # bool
     num_committed: Any  # int64 [B]
-    num_open: Any  # int64 [B]: candidates that still hold mask_id
+    num_open: Any  # int64 [B]: candidates that still hold mask_id; 0 without one
     num_bad: Any  # int64 [B]: candidates whose logits hold NaN, +inf, or nothing finite; never committed
     x: Any  # [B, L], the canvas after the step
 
@@ -47,4 +47,30 @@ class UnmaskResult(NamedTuple):
     num_committed: Any  # int64 [B]
     num_open: Any  # int64 [B]: candidates that still hold mask_id
     num_bad: Any  # int64 [B]: candidates whose confidence is NaN; never committed
+    x: Any  # [B, L], the canvas after the step
+
+
+class TransitionResult(NamedTuple):
+    """What a transition did. Rows it did not read, and bad ones: token = x, route 0, p_current 0, confidence = -inf."""
+
+    tokens: Any  # dtype of x, what the canvas holds now
+    route: Any  # uint8: 0 stay, 1 model, 2 noise, 3 mask
+    p_current: Any  # float32, p(x_t) under the law at the temperature (T = 1 where that is 0)
+    confidence: Any  # float32, p(token) under the same law; 0 for the mask
+    num_changed: Any  # int64 [B]: positions that hold another token now
+    num_bad: Any  # int64 [B]: candidates whose logits hold NaN, +inf, or nothing finite; left as they are
+    x: Any  # [B, L], the canvas after the step
+
+
+class RenoiseResult(NamedTuple):
+    """What ``renoise_step`` did. Rows it did not read: token = argmax = x, entropy 0, confidence = -inf, not accepted."""
+
+    tokens: Any  # dtype of x, what the canvas holds now: the draw where accepted, else noise
+    argmax: Any  # dtype of x, lowest index on ties
+    entropy: Any  # float32, nats
+    confidence: Any  # float32, of the draw
+    accepted: Any  # bool
+    num_accepted: Any  # int64 [B]
+    num_bad: Any  # int64 [B]: candidates whose logits hold NaN, +inf, or nothing finite; left as they are
+    done: Any  # bool [B]: at rest, now or before
     x: Any  # [B, L], the canvas after the step

@@ -7,7 +7,7 @@ from typing import Any
 
 from .arguments import integer, number, require
 
-CONFIDENCES = ("prob", "margin", "neg_entropy", "random")
+CONFIDENCES = ("prob", "margin", "neg_entropy", "random", "gain", "change")
 SOURCES = ("raw", "sampled")
 
 

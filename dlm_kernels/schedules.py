@@ -174,6 +174,26 @@ def sumi(steps, schedule="linear", low=-MAX_LOG_SNR, high=MAX_LOG_SNR):
     return from_log_snr(log_snr(clamp(schedule(t)), low, high), low, high)
 
 
+def gidd(t, p_uniform):
+    """GIDD's noise at t: (Level, share of the noise that is uniform tokens), for ``q_sample``; ``transitions.gidd`` undoes it.
+
+    ``t`` in [0, 1], number, [B] or [B, L]; ``p_uniform`` in [0, 1), the share of uniform tokens at t = 1/2. ValueError outside.
+    """
+    t = _time(t)
+    p_uniform = number("p_uniform", p_uniform)
+    require(0 <= p_uniform < 1, "p_uniform", "must be in [0, 1)", p_uniform)
+    c = 2 * p_uniform / (1 - p_uniform) * torch.sqrt(t * (1 - t))
+    return Level((1 - t) / (1 + c), (t + c) / (1 + c)), torch.where(t > 0, c / torch.where(t > 0, t + c, 1.0), 0.0)
+
+
+def gidd_snr(log_snr, hybrid_shift):
+    """The noise of GIDD over log-SNR: (Level, share of uniform tokens = sigmoid(log_snr + hybrid_shift)), for ``q_sample``;
+    ``transitions.gidd_snr`` undoes it. Numbers or tensors. ValueError: NaN."""
+    inf = float("inf")
+    lam, shift = numbers_in("log_snr", log_snr, -inf, inf), numbers_in("hybrid_shift", hybrid_shift, -inf, inf)
+    return Level(torch.sigmoid(lam), torch.sigmoid(-lam)), torch.sigmoid(lam + shift)
+
+
 def consecutive(levels):
     """(Level of t, Level of s) for every step of N + 1 levels from noise to data, [N + 1] -> [N] each."""
     return Level(*(v[:-1] for v in levels)), Level(*(v[1:] for v in levels))

@@ -15,11 +15,14 @@ All steps of a run are made at once, and go to the device once:
     t, s = schedules.consecutive(schedules.sumi(128))
     for transition in transitions.uniform(t, s).to("cuda").steps(): ...
 
-Not here, because they are no finite mixtures: SEDD's analytic step, guidance on posteriors, GIDD's ``min_p``.
+Three are no finite mixtures: SEDD's analytic step (``sedd_analytic``), guidance between posteriors (``guided``) and GIDD's
+``min_p`` (``with_min_p``). They read every row a second time (``Transition.redraw``), weigh all its tokens and draw from those
+weights: csrc/core/redraw.h.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,6 +42,8 @@ class Transition:
     coefficients: torch.Tensor  # float64 [1, 14] for all, [B, 14] per sequence or [B, L, 14] per position, contiguous
     needs_mask: bool = False  # positions may hold the mask: the step needs mask_id, which no law and no noise draws
     tempered: str = "before"  # the temperature acts before or after the leave-one-out shift
+    redraw: str = "none"  # or what acts on the posterior itself: "min_p", "guidance", "score"
+    level: float = 0.0  # of the redraw: the least posterior that counts; gamma
 
     def to(self, device) -> Transition:
         """The same with its coefficients on ``device``."""
@@ -198,6 +203,48 @@ def sedd_euler(step_size, rate):
     # per V: x_t has p V, less d for the probability of the others, who have that
     token = _bridge(1.0, -d, d, 1.0, 0.0, 0.0, still=d == 0)
     return Transition("sedd_euler", _rows(0.0, 0.0, token, _bridge(0.0, 0.0, 0.0, 1.0, 0.0, 0.0)))
+
+
+def sedd_analytic(sigma_t, sigma_s):
+    """SEDD's analytic step under uniform noise from sigma_t to sigma_s: with e = exp(sigma_s - sigma_t), token v weighs
+    (p(v) - (1 - e) / V) ((1 - e) / V + e [v = x_t]), at least 0 as in the original's draw. sigma_s = 0 is its last step
+    (Tweedie). The law is softmax of the log-scores.
+
+    ``sigma_t`` >= ``sigma_s`` >= 0, total noise (``-log`` of a level's alpha): numbers, [B] or [B, L]. Where no weight is left
+    the position stays. Source: louaaron/Score-Entropy-Discrete-Diffusion ``AnalyticPredictor``, ``Denoiser``. ValueError:
+    order, negative, NaN.
+    """
+    most = torch.finfo(torch.float64).max
+    sigma_t, sigma_s = _aligned(numbers_in("sigma_t", sigma_t, 0, most), numbers_in("sigma_s", sigma_s, 0, most))
+    check_values("sigma_s", sigma_s, sigma_s <= sigma_t, "must be <= sigma_t")
+    d = sigma_t - sigma_s
+    token = _bridge(0.0, torch.exp(-d), -torch.expm1(-d), 1.0, 0.0, 0.0)
+    return Transition("sedd_analytic", _rows(0.0, 0.0, token, _bridge(0.0, 0.0, 0.0, 1.0, 0.0, 0.0)), redraw="score")
+
+
+def with_min_p(transition, min_p):
+    """``transition`` without the tokens whose posterior is below ``min_p`` in [0, 1]: GIDD's ``min_p``. Where nothing is left the
+    position stays (the original divides 0 by 0). ValueError outside."""
+    min_p = number("min_p", min_p)
+    require(0 <= min_p <= 1, "min_p", "must be in [0, 1]", min_p)
+    return _redrawn(transition, "min_p", min_p) if min_p > 0 else transition
+
+
+def guided(transition, gamma):
+    """Guidance between two posteriors of ``transition``: proportional to cond^gamma uncond^(1 - gamma), token by token, where
+    cond is of ``logits`` and uncond of ``uncond_logits``. gamma = 1 is unguided.
+
+    What the conditional posterior forbids stays forbidden. Source: kuleshov-group/discrete-diffusion-guidance
+    ``_cfg_denoise`` (UDLM). ValueError: gamma not finite.
+    """
+    gamma = number("gamma", gamma)
+    require(math.isfinite(gamma), "gamma", "must be finite", gamma)
+    return _redrawn(transition, "guidance", gamma)
+
+
+def _redrawn(transition, redraw, level):
+    require(transition.redraw == "none", "transition", "must not be redrawn already", transition.redraw)
+    return replace(transition, name=f"{transition.name} with {redraw}", redraw=redraw, level=level)
 
 
 def _aligned(*values):

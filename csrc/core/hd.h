@@ -19,6 +19,7 @@ constexpr float kFloatMax = 3.40282346638528859812e+38f;
 // keeps 1 - p exact for confident rows.
 DLM_HD double exp_d(double v) { return ::exp(v); }
 DLM_HD double log1p_d(double v) { return ::log1p(v); }
+DLM_HD double log_d(double v) { return ::log(v); }
 
 template <class T>
 DLM_HD T min_of(T a, T b) {

@@ -168,6 +168,8 @@ struct TransitionArgs {
   Array coefficients;    // [1, 14], [B, 14] or [B, L, 14] float64: transition.h
   int64_t mask_id = -1;  // never drawn as noise, and never by a law if suppressed there; -1: none
   const char* tempered = "before";
+  const char* redraw = "none";  // redraw.h
+  double level = 0;             // of the redraw
   TransitionOutputs out;
 };
 

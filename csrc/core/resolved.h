@@ -15,6 +15,7 @@ struct Resolved {
   int32_t conf_dtype = kFloat32;
   int32_t rule = kTopK;
   bool tempered_after = false;  // of a transition: the leave-one-out shift acts first
+  int32_t redraw = 0;           // Redraw
 };
 
 DLM_HD RuleParams rule_params(const Resolved& r, const DecideParams& d, int64_t b) {

@@ -119,17 +119,19 @@ DLM_HD Route pick_route(const RouteWeights& w, double u) {
   return last;
 }
 
-// The route of a position that holds `current`, whose row has these statistics; a greedy law is its argmax alone.
+// Odds against what a position holds; a greedy law is its argmax alone.
+DLM_HD double odds_of(const RowLaw& law, const RowStats& stats, const Current& current) {
+  if (!(law.draw_beta > 0)) return current.token == stats.argmax ? 0 : kInfinity;
+  return odds_against(stats, current.token, current.z, law.beta);
+}
+
+// The route of a position that holds `current`, whose row has these statistics.
 DLM_HD Route choose_route(const Array& coefficients, int64_t mask_id, const Resolved& r, const RowLaw& law,
                           const RowStats& stats, const Place& at, const Current& current, double u) {
   const Transition t = transition_at(coefficients, at);
   const double support = static_cast<double>(noise_support(r.vocab, mask_id));
-  double odds = odds_against(stats, current.token, current.z, law.beta);
-  if (law.draw_beta > 0) {
-    odds = leave_one_out_odds(odds, t.evidence, support, r.tempered_after ? law.beta : 1);
-  } else {
-    odds = current.token == stats.argmax ? 0 : kInfinity;
-  }
+  const double odds =
+      leave_one_out_odds(odds_of(law, stats, current), t.evidence, support, r.tempered_after ? law.beta : 1);
   return pick_route(route_weights(t, odds, current.token == mask_id, support), u);
 }
 

@@ -14,9 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "resolved.h"
+#include "redraw.h"
 #include "trace.h"
-#include "transition.h"
 
 namespace dlm {
 
@@ -213,6 +212,12 @@ inline void like_canvas(const char* argument, const Array& a, DType type, const 
 
 inline void frozen(const DecideParams& d) { like_canvas("frozen", d.frozen, kBool, d.x); }
 
+// What a step carries over and writes.
+inline void state(const char* argument, const Array& a, DType type, const Array& x, int32_t dims = 2) {
+  like_canvas(argument, a, type, x, dims);
+  if (given(a)) not_overlapping(argument, a);
+}
+
 inline void trace(const DecideParams& d) {
   const Array &positions = d.trace.positions, &steps = d.trace.steps;
   if (given(positions)) {
@@ -294,11 +299,54 @@ inline void of_schedule(const char* argument, const Array& a, int64_t n, const A
   unit_stride(argument, a);
 }
 
+// Nothing becomes a mask that there is none of: `column` of each row is the chance of it.
+inline void no_way_to_no_mask(const char* argument, Array a, int64_t column, int64_t mask_id) {
+  if (mask_id >= 0 || a.device >= 0) return;
+  a.data = static_cast<double*>(a.data) + column;
+  a.shape[a.ndim - 1] = 1;
+  values<double>(argument, a, [](double v) { return v == 0; }, "must not lead to the mask without mask_id");
+}
+
+inline void coefficients(const TransitionArgs& a) {
+  of_schedule("coefficients", a.coefficients, kTransitionSize, a.decide.x);
+  values<double>("coefficients", a.coefficients, [](double v) { return std::isfinite(v); }, "must be finite");
+  no_way_to_no_mask("coefficients", a.coefficients, 7, a.mask_id);  // of a token: Bridge::mask
+}
+
+inline void rates(const NoisingArgs& a) {
+  of_schedule("rates", a.rates, 2, a.x);
+  values<double>("rates", a.rates, [](double v) { return v >= 0 && v <= 1; }, "must be in [0, 1]");
+  for (int64_t i = 0; a.rates.device < 0 && i < numel(a.rates) / 2; ++i) {
+    const int64_t width = a.rates.ndim == 3 ? a.rates.shape[1] : 1;
+    const double* const rate =
+        static_cast<const double*>(a.rates.data) + i / width * a.rates.stride[0] + i % width * a.rates.stride[1];
+    const double total = rate[0] + rate[1];
+    require(total <= 1 + 1e-9, "rates", "must sum to at most 1", number(total));
+  }
+  no_way_to_no_mask("rates", a.rates, 1, a.mask_id);
+}
+
+inline void redraw(const TransitionArgs& a, Resolved* out) {
+  Names names;
+  for (int32_t kind = 0; kind < kNumRedraws; ++kind) names.push_back(redraw_name(kind));
+  out->redraw = name("redraw", a.redraw, names);
+  if (out->redraw == kMinP) {
+    require(a.level >= 0 && a.level <= 1, "level", "must be in [0, 1] for min_p", number(a.level));
+  } else if (out->redraw == kGuidance) {
+    require(std::isfinite(a.level), "level", "must be finite for guidance", number(a.level));
+    require(given(a.sweep.uncond), "uncond_logits", "must be given for guidance", "none");
+    require(a.sweep.cfg_scale == 0, "cfg_scale", "must be 0 for guidance", number(a.sweep.cfg_scale));
+  }
+  if (out->redraw != kNoRedraw) {
+    values<float>("temperature", a.sweep.temperature, [](float v) { return v > 0; }, "must be > 0 with redraw");
+  }
+}
+
 // What a transition starts from must be a token, or the mask; other ops do not care.
 inline void current_tokens(const TransitionArgs& a, const Geometry& g, int64_t vocab) {
   if (a.decide.x.device >= 0) return;
-  const std::string rule = "must hold tokens in [0, " + number(vocab) + ")" + (a.mask_id < 0 ? "" : " or mask_id") +
-                           " where it may change";
+  const std::string rule =
+      "must hold tokens in [0, " + number(vocab) + ")" + (a.mask_id < 0 ? "" : " or mask_id") + " where it may change";
   for_each_place(g, [&](int64_t, const Place& at) {
     if (!is_candidate(a.decide, at)) return;
     const int64_t token = token_on_canvas(a.decide.x, at);
@@ -469,18 +517,13 @@ inline Resolved validate(const RenoiseArgs& args) {
   check::quota(a.decide.quota, x);
   check::noise_prior(args.mask_id, out.vocab);
   out.rule = check::rule(a.decide);
-  check::like_canvas("committed", a.decide.committed, kBool, x);
-  check::like_canvas("argmax", state.argmax, static_cast<DType>(x.dtype), x);
-  check::like_canvas("unchanged", state.unchanged, kInt64, x, 1);
-  check::like_canvas("done", a.decide.done, kBool, x, 1);
-  for (const auto& [argument, written] : {std::pair<const char*, const Array&>{"committed", a.decide.committed},
-                                          {"argmax", state.argmax},
-                                          {"unchanged", state.unchanged},
-                                          {"done", a.decide.done}}) {
-    check::not_overlapping(argument, written);
-  }
-  check::require(!given(a.decide.done) || (given(state.argmax) && given(state.unchanged)), "done",
-                 "must be given with argmax and unchanged", "without");
+  check::state("committed", a.decide.committed, kBool, x);
+  check::state("argmax", state.argmax, static_cast<DType>(x.dtype), x);
+  check::state("unchanged", state.unchanged, kInt64, x, 1);
+  check::require(!given(state.unchanged) || given(state.argmax), "unchanged", "must be given with argmax", "without");
+  check::state("done", a.decide.done, kBool, x, 1);
+  check::require(!given(a.decide.done) || given(state.unchanged), "done", "must be given with argmax and unchanged",
+                 "without");
   if (given(state.probs)) {
     check::dtype("probs", state.probs, {kBFloat16});
     check::on_device("probs", state.probs, "x", x);
@@ -518,10 +561,10 @@ inline Resolved validate(const TransitionArgs& a) {
   check::temperature(s.temperature, batch, "x", x);
   check::per_request("seed", a.draw.seed, kInt64, batch, "x", x);
   check::step(a.draw.step, "x", x);
-  check::of_schedule("coefficients", a.coefficients, kTransitionSize, x);
-  check::values<double>("coefficients", a.coefficients, [](double v) { return std::isfinite(v); }, "must be finite");
+  check::coefficients(a);
   check::noise_prior(a.mask_id, out.vocab);
   out.tempered_after = check::name("tempered", a.tempered, {"before", "after"}) == 1;
+  check::redraw(a, &out);
   check::window(a.decide);
   check::frozen(a.decide);
   check::start(a.place.start, packed, batch, packed ? -1 : length - s.logits.shape[1], "x", x);
@@ -541,8 +584,7 @@ inline Resolved validate(const TransitionArgs& a) {
 inline Resolved validate(const NoisingArgs& a) {
   Resolved out;
   check::canvas(a.x);
-  check::of_schedule("rates", a.rates, 2, a.x);
-  check::values<double>("rates", a.rates, [](double v) { return v >= 0 && v <= 1; }, "must be in [0, 1]");
+  check::rates(a);
   check::per_request("seed", a.seed, kInt64, a.x.shape[0], "x", a.x);
   check::step(a.step, "x", a.x);
   check::require(a.vocab >= 1, "vocab_size", "must be >= 1", check::number(a.vocab));
@@ -570,8 +612,10 @@ inline Resolved validate(const UnmaskArgs& a) {
   check::frozen(a.decide);
   check::start(a.place.start, packed, x.shape[0], packed ? -1 : x.shape[1] - a.tokens.shape[1], "x", x);
   check::rows(a.place.rows, a.tokens.shape[0], x.shape[0] * x.shape[1], "x", x);
+  if (given(a.decide.trace.step)) check::step(a.decide.trace.step, "x", x);
+  check::require(given(a.decide.trace.step) || !given(a.decide.trace.positions), "step", "must be given with trace",
+                 "none");
   check::trace(a.decide);
-  if (given(a.decide.trace.positions)) check::step(a.decide.trace.step, "x", x);
   out.geometry = check::geometry(a.tokens, 0, a.place, x.shape[1]);
   out.geometry.limit = x.shape[0] * x.shape[1];
   return out;

@@ -35,6 +35,7 @@ struct DTypeKernels {
   // Walks the CDF of exp2((z - ref) * draw_scale) in index order until it passes *target. Returns the index, or -1
   // with *target reduced by the run's mass; *last tracks the last index with mass (unchanged if none).
   int64_t (*invert)(const void* z, int64_t n, const LawScales& law, double* target, int64_t* last);
+  void (*exponentials)(const void* z, int64_t n, const LawScales& law, float* out);  // exp2((z - ref) * scale)
   // exp2((z - ref) * scale) * share, rounded to nearest even.
   void (*probabilities)(const void* z, int64_t n, const LawScales& law, float share, BFloat16* out);
 };

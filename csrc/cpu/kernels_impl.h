@@ -218,8 +218,9 @@ int64_t invert(const void* data, int64_t n, const LawScales& law, double* target
   return hit >= 0 ? *last : -1;
 }
 
-template <class T>
-void probabilities(const void* data, int64_t n, const LawScales& law, float share, dlm::BFloat16* out) {
+// body(exp2((z - ref) * scale) of a block, how many of them, index of the first); what is no mass is 0.
+template <class T, class Body>
+inline __attribute__((always_inline)) void for_each_term(const void* data, int64_t n, const LawScales& law, Body body) {
   LawScales draw = law;
   draw.draw_scale = law.scale;
   for_each_block_until(static_cast<const T*>(data), n, [&](const Vec* block, int64_t i) {
@@ -227,12 +228,25 @@ void probabilities(const void* data, int64_t n, const LawScales& law, float shar
     float term[kBlock];
     draw_terms(block, draw, terms);
     for (int k = 0; k < 4; ++k) terms[k].store(term + k * Vec::kWidth);
-    const int64_t count = n - i < kBlock ? n - i : kBlock;
-    for (int64_t j = 0; j < count; ++j) {
-      const float p = term[j] > static_cast<float>(kNoMass) ? term[j] * share : 0;
-      out[i + j].bits = static_cast<uint16_t>(dlm::float_bits(dlm::round_to_bfloat16(p)) >> 16);
-    }
+    for (int64_t j = 0; j < kBlock; ++j) term[j] = term[j] > static_cast<float>(kNoMass) ? term[j] : 0;
+    body(term, n - i < kBlock ? n - i : kBlock, i);
     return false;
+  });
+}
+
+template <class T>
+void exponentials(const void* data, int64_t n, const LawScales& law, float* out) {
+  for_each_term<T>(data, n, law, [&](const float* term, int64_t count, int64_t i) {
+    for (int64_t j = 0; j < count; ++j) out[i + j] = term[j];
+  });
+}
+
+template <class T>
+void probabilities(const void* data, int64_t n, const LawScales& law, float share, dlm::BFloat16* out) {
+  for_each_term<T>(data, n, law, [&](const float* term, int64_t count, int64_t i) {
+    for (int64_t j = 0; j < count; ++j) {
+      out[i + j].bits = static_cast<uint16_t>(dlm::float_bits(dlm::round_to_bfloat16(term[j] * share)) >> 16);
+    }
   });
 }
 
@@ -261,6 +275,7 @@ constexpr dlm::cpu::DTypeKernels kernels_of() {
           maximum<T>,
           find<T>,
           invert<T>,
+          exponentials<T>,
           probabilities<T>};
 }
 

@@ -1,5 +1,6 @@
 // The steps in which a position may fall back to noise.
 #include "backend.h"
+#include "redraw.h"
 #include "steps.h"
 
 namespace dlm::cpu {
@@ -42,44 +43,87 @@ void renoise_sequence(const RenoiseArgs& a, const Resolved& r, const Scratch& sc
   s.out.unmask.num_bad[b] = ranking.bad;
 }
 
-// One candidate of transition_step_, from its finished chunks. Returns its new token, -1 if the row is bad.
-int64_t move(const TransitionArgs& a, const Resolved& r, const KernelTable& k, const RowJob& job,
-             const ChunkStats* chunks, int64_t row, const Place& at) {
-  const Array& x = a.decide.x;
-  const auto uniform = [&](Stream stream, int64_t column) {
-    return row_uniform(a.draw, r.geometry, row, at, stream, column);
-  };
-  RowStats stats;
-  if (!finish_row(k, job.source, r.vocab, job.law, chunks, &stats)) return -1;
-  // The mask is no token of the law, whatever its logit is.
-  const auto held = [&](int64_t token) {
-    return token == a.mask_id ? Current{token, -kInfinity} : holding(job.source, token, r.vocab);
-  };
-  const Current current = held(token_on_canvas(x, at));
-  Route route = choose_route(a.coefficients, a.mask_id, r, job.law, stats, at, current, uniform(kStreamRoute, 0));
-  int64_t token = current.token;
-  if (route == kModel) {
-    token = job.law.draw_beta > 0
-                ? draw_another(k, job.source, r.vocab, job.law, chunks, current.token, uniform(kStreamDraw, 1))
-                : stats.argmax;
-    if (token < 0) route = kStay, token = current.token;  // all others have underflowed
-  } else if (route == kNoise) {
-    token = noise_token(uniform(kStreamNoise, 2), noise_support(r.vocab, a.mask_id), a.mask_id);
-  } else if (route == kRemask) {
-    token = a.mask_id;
+// A row of transition_step_ on its way from finished chunks to a token.
+class Mover {
+ public:
+  Mover(const TransitionArgs& a, const Resolved& r, const KernelTable& k, const Scratch& scratch)
+      : a_(a), r_(r), k_(k), scratch_(scratch), cond_(a.sweep), uncond_(a.sweep) {
+    if (r.redraw != kGuidance) return;  // the posteriors are combined, not the logits
+    cond_.uncond = Array{};
+    uncond_.logits = uncond_.uncond;
+    uncond_.uncond = Array{};
   }
-  const Current now = held(token);
-  store_moved(a.out, x, row, token, route, probability(stats, current, job.law.beta),
-              probability(stats, now, job.law.beta));
-  TraceEvent event;
-  event.before = current.token;
-  event.after = token;
-  event.by_noise = route != kModel;
-  event.committed = route == kModel ? token : -1;
-  if (route == kModel) event.gain = trace_gain(a.decide.trace, job.source, r.vocab, job.law, stats, at, token);
-  write(a.decide, at, event);
-  return token;
-}
+
+  RowJob job(int64_t row) const {
+    return {row_source(k_, cond_, r_.geometry, scratch_, row),
+            row_law(float_at(a_.sweep.temperature, place_of(r_.geometry, row).b), true, false)};
+  }
+
+  // Returns the new token, -1 if the row is bad.
+  int64_t move(const RowJob& job, const ChunkStats* chunks, int64_t row, const Place& at) const {
+    RowStats stats;
+    if (!finish_row(k_, job.source, r_.vocab, job.law, chunks, &stats)) return -1;
+    const Current current = held(job.source, token_on_canvas(a_.decide.x, at));
+    const Redrawn to = r_.redraw == kNoRedraw ? take_route(job, chunks, stats, row, at, current)
+                                              : draw_again(job, stats, row, at, current);
+    if (to.token < 0) return -1;
+    const Current now = held(job.source, to.token);
+    store_moved(a_.out, a_.decide.x, row, to.token, to.route, probability(stats, current, job.law.beta),
+                probability(stats, now, job.law.beta));
+    TraceEvent event;
+    event.before = current.token;
+    event.after = to.token;
+    event.by_noise = to.route != kModel;
+    if (to.route == kModel) {
+      event.committed = to.token;
+      event.gain = trace_gain(a_.decide.trace, job.source, r_.vocab, job.law, stats, at, to.token);
+    }
+    write(a_.decide, at, event);
+    return to.token;
+  }
+
+ private:
+  // The mask is no token of the law, whatever its logit is.
+  Current held(const RowSource& source, int64_t token) const {
+    return token == a_.mask_id ? Current{token, -kInfinity} : holding(source, token, r_.vocab);
+  }
+
+  double uniform(int64_t row, const Place& at, Stream stream, int64_t column) const {
+    return row_uniform(a_.draw, r_.geometry, row, at, stream, column);
+  }
+
+  Redrawn take_route(const RowJob& job, const ChunkStats* chunks, const RowStats& stats, int64_t row, const Place& at,
+                     const Current& current) const {
+    const Route route = choose_route(a_.coefficients, a_.mask_id, r_, job.law, stats, at, current,
+                                     uniform(row, at, kStreamRoute, 0));
+    if (route == kRemask) return {route, a_.mask_id};
+    if (route == kNoise) {
+      const int64_t support = noise_support(r_.vocab, a_.mask_id);
+      return {route, noise_token(uniform(row, at, kStreamNoise, 2), support, a_.mask_id)};
+    }
+    if (route == kModel) {
+      const int64_t token = job.law.draw_beta > 0 ? draw_another(k_, job.source, r_.vocab, job.law, chunks,
+                                                                 current.token, uniform(row, at, kStreamDraw, 1))
+                                                  : stats.argmax;
+      if (token >= 0) return {route, token};  // else all others have underflowed
+    }
+    return {kStay, current.token};
+  }
+
+  Redrawn draw_again(const RowJob& job, const RowStats& stats, int64_t row, const Place& at,
+                     const Current& current) const {
+    RowSource uncond;
+    if (r_.redraw == kGuidance) uncond = row_source(k_, uncond_, r_.geometry, scratch_, row);
+    return redraw(a_, r_, k_, job, r_.redraw == kGuidance ? &uncond : nullptr, stats, at, current,
+                  uniform(row, at, kStreamRoute, 0), uniform(row, at, kStreamDraw, 1));
+  }
+
+  const TransitionArgs& a_;
+  const Resolved& r_;
+  const KernelTable& k_;
+  const Scratch& scratch_;
+  SweepParams cond_, uncond_;
+};
 
 }  // namespace
 
@@ -110,18 +154,15 @@ void transition_step(const TransitionArgs& a, const Resolved& r, const dlm_execu
   prepare_excluded(a.sweep, scratch);
   for_each_place(g, [&](int64_t row, const Place& at) { store_unmoved(a.out, x, row, at); });
   const int64_t count = group_candidates(g, a.decide, scratch);
+  const Mover mover(a, r, kernels, scratch);
   bool* const changed = reinterpret_cast<bool*>(scratch.key);
   for_each_row(
       kernels, executor, scratch, count, r.vocab,
-      [&](int64_t i) {
-        const int64_t row = scratch.candidate[i];
-        return RowJob{row_source(kernels, a.sweep, g, scratch, row),
-                      row_law(float_at(a.sweep.temperature, place_of(g, row).b), true, false)};
-      },
+      [&](int64_t i) { return mover.job(scratch.candidate[i]); },
       [&](int64_t i, const RowJob& job, const ChunkStats* chunks) {
         const int64_t row = scratch.candidate[i];
         const Place at = place_of(g, row);
-        const int64_t before = token_on_canvas(x, at), token = move(a, r, kernels, job, chunks, row, at);
+        const int64_t before = token_on_canvas(x, at), token = mover.move(job, chunks, row, at);
         scratch.good[row] = token >= 0;
         changed[row] = token >= 0 && token != before;
       });

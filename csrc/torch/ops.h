@@ -262,9 +262,9 @@ struct Ops {
 
   static Six transition_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
                              const Tensor& step, const Tensor& coefficients, int64_t mask_id,
-                             const std::string& tempered, int64_t window_start, int64_t window_stop,
-                             const MaybeTensor& frozen, const MaybeTensor& start, const MaybeTensor& rows,
-                             int64_t shift, const MaybeTensor& suppress, const MaybeTensor& uncond_logits,
+                             const std::string& tempered, const std::string& redraw, double level,
+                             int64_t window_start, int64_t window_stop, const MaybeTensor& frozen,
+                             const MaybeTensor& start, const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress, const MaybeTensor& uncond_logits,
                              double cfg_scale, const MaybeTensor& uniform, MaybeTensor trace,
                              MaybeTensor trace_steps) {
     const auto shape = leading_shape(logits, logits.dim() - 1);
@@ -282,6 +282,8 @@ struct Ops {
     a.coefficients = view(coefficients);
     a.mask_id = mask_id;
     a.tempered = tempered.c_str();
+    a.redraw = redraw.c_str();
+    a.level = level;
     a.out.tokens = tokens.mutable_data_ptr();
     a.out.route = data<uint8_t>(route);
     a.out.p_current = data<float>(p_current);

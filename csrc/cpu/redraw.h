@@ -1,0 +1,19 @@
+// The second read of steps whose posterior is no finite mixture.
+#pragma once
+
+#include "../core/redraw.h"
+#include "for_each_row.h"
+
+namespace dlm::cpu {
+
+struct Redrawn {
+  Route route;
+  int64_t token;
+};
+
+// The row has these statistics, and its position holds `current`. `uncond`: the other row of guidance, else null.
+Redrawn redraw(const TransitionArgs& a, const Resolved& r, const KernelTable& k, const RowJob& job,
+               const RowSource* uncond, const RowStats& stats, const Place& at, const Current& current, double u_route,
+               double u_draw);
+
+}  // namespace dlm::cpu

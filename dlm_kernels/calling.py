@@ -1,0 +1,161 @@
+"""From Python values to what the ops take, for every step: numbers become tensors on the device, names are looked up, errors
+get their kind back. What may be in the arguments is checked by the op, once, before anything is written.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from .arguments import integer, number, require, require_type, tensor
+from .constants import constant
+from .reference.geometry import candidate_rows, dense_rows, packed_rows
+from .seeds import fresh_seeds
+from .trace import RevisionTrace
+
+_CONF_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
+_MARK = re.compile(r"\[dlm_kernels:(ValueError|TypeError|RuntimeError)\] (.*?)\[end\]", re.DOTALL)
+_ERRORS = {"ValueError": ValueError, "TypeError": TypeError, "RuntimeError": RuntimeError}
+FINITE_ROWS = "must hold a finite value and no NaN or +inf in every row that is read"
+
+
+def call(op, *args, **kwargs):
+    """Run ``op``; a rejected argument surfaces as the ValueError or TypeError that it is."""
+    if torch.compiler.is_compiling():
+        return op(*args, **kwargs)
+    try:
+        return op(*args, **kwargs)
+    except RuntimeError as error:
+        found = _MARK.search(str(error))
+        if found is None:
+            raise
+        raise _ERRORS[found[1]](found[2]) from None
+
+
+# ---- one argument each ---------------------------------------------------------------------------------------------
+
+
+def optional(argument, value):
+    return None if value is None else tensor(argument, value)
+
+
+def per_request(argument, value, dtype, device, keep=True):
+    """A number for every sequence alike -> [1]; a tensor -> itself, [1] or [B]."""
+    if isinstance(value, torch.Tensor):
+        return value.reshape(1) if value.dim() == 0 else value
+    convert = number if dtype.is_floating_point else integer
+    return constant([convert(argument, value)], dtype, device, keep)
+
+
+def quotas(argument, value, device):
+    require(not isinstance(value, int) or value >= 0, argument, "must be >= 0", value)
+    return per_request(argument, value, torch.int64, device)
+
+
+def temperatures(value, device):
+    given = per_request("temperature", value, torch.float32, device)
+    return given.float() if given.dtype in (torch.float64, torch.float16, torch.bfloat16) else given
+
+
+def token_ids(argument, value, device):
+    """A tensor, or ints."""
+    if value is None or isinstance(value, torch.Tensor):
+        return value
+    ids = [value] if isinstance(value, int) else list(value)
+    return constant([integer(argument, i) for i in ids], torch.int64, device)
+
+
+def noise(seed, step, generator, batch_size, device):
+    """(seed [1] or [B], step [1]) on the device."""
+    if seed is None:
+        seeds = fresh_seeds(batch_size, device, generator)
+    else:
+        require(generator is None, "generator", "must not be given together with seed", "both")
+        seeds = per_request("seed", seed, torch.int64, device, keep=type(seed) is int and seed == 0)
+    return seeds, per_request("step", step, torch.int64, device, keep=False)
+
+
+# ---- the keyword arguments of several ops --------------------------------------------------------------------------
+
+
+def place(device, start, rows, shift):
+    """Which position a row of logits is for."""
+    return dict(
+        start=None if start is None else per_request("start", start, torch.int64, device),
+        rows=optional("rows", rows),
+        shift=integer("shift", shift),
+    )
+
+
+def law(device, suppress, uncond_logits, cfg_scale, uniform):
+    """What is drawn from, and with which numbers."""
+    return dict(
+        suppress=token_ids("suppress", suppress, device),
+        uncond_logits=optional("uncond_logits", uncond_logits),
+        cfg_scale=number("cfg_scale", cfg_scale),
+        uniform=optional("uniform", uniform),
+    )
+
+
+def scoring(confidence, confidence_from, conf_dtype):
+    for argument, value in (("confidence", confidence), ("confidence_from", confidence_from)):
+        require_type(isinstance(value, str), argument, "must be a str", type(value).__name__)
+    known = conf_dtype in _CONF_DTYPES
+    require(known, "conf_dtype", "must be torch.float32, torch.bfloat16 or torch.float64", conf_dtype)
+    return dict(confidence=confidence, confidence_from=confidence_from, conf_dtype=_CONF_DTYPES[conf_dtype])
+
+
+def edges(window):
+    """(start, stop) or None -> the op's pair; -1 stands for the canvas length."""
+    if window is None:
+        return dict(window_start=0, window_stop=-1)
+    require_type(isinstance(window, (tuple, list)) and len(window) == 2, "window", "must be (start, stop)", window)
+    start, stop = (integer("window", edge) for edge in window)
+    require(0 <= start <= stop, "window", "must be (start, stop) with 0 <= start <= stop", f"({start}, {stop})")
+    return dict(window_start=start, window_stop=stop)
+
+
+# ---- what a step writes --------------------------------------------------------------------------------------------
+
+
+class Writing:
+    """The canvas, the trace and other tensors that a step writes: the caller's own, or copies of them as long as its ``check``
+    may still say no."""
+
+    def __init__(self, check, x, trace=None, **others):
+        require_type(
+            trace is None or isinstance(trace, RevisionTrace), "trace", "must be a RevisionTrace", type(trace).__name__
+        )
+        self._trace = trace
+        counters = {} if trace is None else dict(trace=trace.positions, trace_steps=trace.steps)
+        self._own = dict(x=x, **counters, **others)
+        used = {k: v.clone() if check and v is not None else v for k, v in self._own.items()}
+        self.keeps_history = trace is not None and trace.mode == "full"
+        self._before = x.clone() if self.keeps_history else None
+        self.x = used.pop("x")
+        self.arguments = used  # of the op, by keyword
+
+    def check(self, bad, argument, rule, suspect, x, mask_id, window, frozen, start, rows):
+        """If a sequence is ``bad`` [B], raise, naming the first candidate that is ``suspect`` (bool, row-shaped); else let the
+        caller's tensors have what was written. Waits for the device."""
+        if bool(bad.any()):
+            places = dense_rows(*suspect.shape, start, x.device) if rows is None else packed_rows(rows, x.shape[1])
+            candidate = candidate_rows(x, places, mask_id, **edges(window), frozen=frozen)
+            found = (candidate & suspect).reshape(-1).nonzero()
+            where = (int(places.batch.reshape(-1)[found[0]]), int(places.position.reshape(-1)[found[0]]))
+            raise ValueError(f"{argument}: {rule}, got a bad one at (b, i) = {where}")
+        for key, value in dict(x=self.x, **self.arguments).items():
+            if value is not None:
+                self._own[key].copy_(value)
+
+    def note(self, step, start, rows, by_noise, committed):
+        """Enter the step into the history: row-shaped by_noise bool and committed token, -1 for none."""
+        x = self._own["x"]
+        places = dense_rows(*committed.shape, start, x.device) if rows is None else packed_rows(rows, x.shape[1])
+        flat = torch.where(places.real, places.batch * x.shape[1] + places.position, x.numel()).flatten()
+        canvases = []
+        for values, nothing in ((by_noise, False), (committed, -1)):
+            canvas = torch.full((x.numel() + 1,), nothing, dtype=values.dtype, device=x.device)
+            canvases.append(canvas.index_copy_(0, flat, values.flatten())[:-1].view(x.shape))
+        self._trace._append(step, self._before, x, *canvases)

@@ -1,0 +1,172 @@
+"""The public step that accepts what the model is sure of and renoises the rest: DiffusionGemma, block refinement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from . import _ops
+from .arguments import integer, number, require, require_type, tensor
+from .calling import (
+    FINITE_ROWS,
+    Writing,
+    call,
+    edges,
+    law,
+    noise,
+    optional,
+    place,
+    quotas,
+    scoring,
+    temperatures,
+)
+from .results import RenoiseResult
+from .rules import EntropyBudget, Rule
+from .uniform import without
+
+
+@dataclass
+class RenoiseState:
+    """What ``renoise_step_`` carries from step to step, in place. Make one by ``start``."""
+
+    argmax: torch.Tensor  # [B, L], dtype of x: the most probable canvas, which is DiffusionGemma's output
+    unchanged: torch.Tensor  # int64 [B]: for how many steps in a row it was the same
+    done: torch.Tensor  # bool [B]: sequences at rest, which are left alone
+    committed: torch.Tensor | None = None  # bool [B, L]: accepted for good (block refinement)
+
+    @classmethod
+    def start(cls, x, keep_accepted=False):
+        """Of a run that begins with the canvas ``x`` [B, L]. ``keep_accepted``: what is accepted stays (block refinement);
+        without it everything is decided again in every step (DiffusionGemma)."""
+        x = tensor("x", x)
+        return cls(
+            x.clone(),
+            torch.full(x.shape[:1], -1, dtype=torch.int64, device=x.device),
+            torch.zeros(x.shape[:1], dtype=torch.bool, device=x.device),
+            torch.zeros(x.shape, dtype=torch.bool, device=x.device) if keep_accepted else None,
+        )
+
+
+def renoise_step_(
+    x,
+    logits,
+    *,
+    entropy_bound=0.1,
+    rule=None,
+    temperature=1.0,
+    softcap=None,
+    state=None,
+    stability_threshold=1,
+    confidence_threshold=0.005,
+    probs=None,
+    seed=None,
+    step=0,
+    generator=None,
+    confidence="prob",
+    confidence_from="sampled",
+    conf_dtype=torch.float32,
+    mask_id=None,
+    start=None,
+    rows=None,
+    shift=0,
+    window=None,
+    frozen=None,
+    suppress=None,
+    uncond_logits=None,
+    cfg_scale=0.0,
+    uniform=None,
+    check=False,
+    trace=None,
+):
+    """Draw a token for every position, accept those of lowest entropy, and let all others fall back to uniform noise, in place.
+
+    DiffusionGemma's step: transformers' ``EntropyBoundSampler`` and ``StableAndConfidentStoppingCriteria``, vLLM, sglang, and
+    diffusers' ``EntropyBoundScheduler``. With another rule and ``RenoiseState.start(x, keep_accepted=True)`` it is diffusers'
+    block refinement without a mask.
+
+    Args:
+        x: int64 or int32 [B, L], the canvas; written everywhere that is read.
+        logits, temperature, seed, step, generator, start, rows, shift, window, frozen, suppress, uncond_logits, cfg_scale,
+            confidence, conf_dtype: as in ``denoise_step_``.
+        entropy_bound: accept from the lowest entropy up, as long as the entropies before the position sum to at most this (nats).
+        rule: accept by this rule instead. With keep_accepted its quota counts all that was ever accepted: TopK(k) and
+            Threshold(tau, at_least=k) take k over the whole run so far.
+        confidence_from: the law of entropy, confidence and probs: "sampled" at the temperature, or "raw" at T = 1.
+        softcap: c > 0: the logits are c tanh(z / c), before anything else.
+        state: a RenoiseState, brought up to date: sequences that come to rest are left alone from then on. None: a fresh one.
+        stability_threshold, confidence_threshold: a sequence is at rest when its argmax was the same for so many steps and its
+            mean entropy, in nats, is below that.
+        probs: bfloat16, like logits, unit stride in V: gets softmax of the law for every row that is read, for self-conditioning.
+        mask_id: a token that is never drawn, neither by the law nor as noise.
+        uniform: float64 in [0, 1), row-shaped + [2]: the numbers for draw and noise, instead of the keyed ones.
+        check: raise if a row that was read is bad, naming the first (b, i), before x or state is written. Synchronises.
+        trace: a RevisionTrace that takes note of the step, under the number ``step``. It follows the argmax.
+
+    Returns:
+        RenoiseResult(tokens, argmax, entropy, confidence, accepted, num_accepted, num_bad, done, x).
+
+    Raises:
+        TypeError, ValueError: naming the argument, the rule and the value; nothing is written.
+    """
+    x, logits = tensor("x", x), tensor("logits", logits)
+    rule = EntropyBudget(entropy_bound) if rule is None else rule
+    require_type(
+        isinstance(rule, Rule), "rule", "must be TopK, Threshold, Factor or EntropyBudget", type(rule).__name__
+    )
+    require(mask_id is None or integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
+    require(softcap is None or number("softcap", softcap) > 0, "softcap", "must be > 0", softcap)
+    state = RenoiseState.start(x) if state is None else state
+    require_type(isinstance(state, RenoiseState), "state", "must be a RenoiseState", type(state).__name__)
+    device = logits.device
+    seeds, steps = noise(seed, step, generator, x.shape[0] if x.dim() else 1, device)
+    writing = Writing(
+        check, x, trace, committed=state.committed, argmax=state.argmax, unchanged=state.unchanged, done=state.done
+    )
+    closed = _closed(state, frozen) if check else None
+    where = place(device, start, rows, shift)
+    out = call(
+        _ops.renoise_step_,
+        writing.x,
+        logits,
+        temperatures(temperature, device),
+        seeds,
+        steps,
+        quotas("k" if rule.name == "topk" else "at_least", rule.quota, device),
+        mask_id=-1 if mask_id is None else int(mask_id),
+        rule=rule.name,
+        level=rule.level,
+        strict=rule.strict,
+        probs=optional("probs", probs),
+        stability=integer("stability_threshold", stability_threshold),
+        confident=number("confidence_threshold", confidence_threshold),
+        frozen=optional("frozen", frozen),
+        softcap=0.0 if softcap is None else float(softcap),
+        **edges(window),
+        **where,
+        **law(device, without(mask_id, suppress, logits), uncond_logits, cfg_scale, uniform),
+        **scoring(confidence, confidence_from, conf_dtype),
+        **writing.arguments,
+    )
+    tokens, best, _, score, accepted, _, num_bad = out
+    if check:
+        suspect = score == -torch.inf
+        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, None, window, closed, where["start"], rows)
+    if writing.keeps_history:
+        good = score > -torch.inf
+        writing.note(steps, where["start"], rows, good & ~accepted, torch.where(good, best, -1))
+    return RenoiseResult(*out, state.done, x)
+
+
+def renoise_step(x, logits, **kwargs):
+    """``renoise_step_`` on a copy of ``x``: the same arguments and result; ``result.x`` is the new canvas. ``state``, ``probs``
+    and ``trace`` are written all the same."""
+    return renoise_step_(tensor("x", x).clone(), logits, **kwargs)
+
+
+def _closed(state, frozen):
+    """[B, L]: what the step does not read."""
+    closed = state.done[:, None].expand(state.argmax.shape)
+    for more in (frozen, state.committed):
+        closed = closed if more is None else closed | more
+    return closed

@@ -1,0 +1,156 @@
+"""The public steps of the uniform, hybrid and absorbing families: one reverse step as a route {stay, model, noise, mask}."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from . import _ops, transitions
+from .arguments import integer, require, require_type, tensor
+from .calling import FINITE_ROWS, Writing, call, edges, law, noise, optional, place, temperatures
+from .constants import constant
+from .results import TransitionResult
+
+
+def transition_step_(
+    x,
+    logits,
+    *,
+    transition,
+    temperature=1.0,
+    seed=None,
+    step=0,
+    generator=None,
+    mask_id=None,
+    start=None,
+    rows=None,
+    shift=0,
+    window=None,
+    frozen=None,
+    suppress=None,
+    uncond_logits=None,
+    cfg_scale=0.0,
+    uniform=None,
+    check=False,
+    trace=None,
+):
+    """One reverse step x_t -> x_s of a discrete diffusion, in place. Every position that may change goes one of three ways: it
+    stays, it takes a draw from the model's law, or it falls back to noise (a uniform token, or the mask), with the exact
+    probabilities of the posterior, of which no more is computed than p(x_t). Rare noise is as exact as the rest: the route is
+    drawn first, by numbers in float64. Only rows whose route is the model are read again, one chunk or two of them. (The
+    transitions that are no such mixture, ``Transition.redraw``, read every row once more.)
+
+    Args:
+        x: int64 or int32 [B, L], x_t; written where it changes. Where it may change it must hold tokens of the vocabulary,
+            or mask_id.
+        logits: float32, float16 or bfloat16, of x_0. Dense [B, W, V]: row (b, i) is for position start_b + i. Packed [R, V] with
+            ``rows`` int64 [R]: b * L + position, -1 for padding, no position twice. Any strides, unit stride in V.
+        transition: from ``dlm_kernels.transitions``: which step, from which noise level to which.
+        temperature: >= 0, a float or float32 [B]. The law is softmax(z / T); 0 is its argmax alone.
+        seed, step, generator: as in ``denoise_step_``. Route, draw and noise use streams of their own.
+        mask_id: the mask, where there is one. No law and no uniform noise ever draws it; a transition with mask noise needs it.
+        suppress: token ids that the law does not have; uniform noise may still be one of them.
+        start, rows, shift, window, frozen, uncond_logits, cfg_scale: as in ``denoise_step_``; ``transitions.guided`` takes
+            uncond_logits as the other side of its guidance, with cfg_scale 0.
+        uniform: float64 in [0, 1), row-shaped + [3]: the numbers for route, draw and noise, instead of the keyed ones.
+        check: raise if a row that was read is bad, naming the first (b, i), before anything is written. Synchronises.
+        trace: a RevisionTrace that takes note of the step, under the number ``step``.
+
+    Returns:
+        TransitionResult(tokens, route, p_current, confidence, num_changed, num_bad, x).
+
+    Raises:
+        TypeError, ValueError: naming the argument, the rule and the value; x is untouched.
+    """
+    x, logits = tensor("x", x), tensor("logits", logits)
+    require_type(
+        isinstance(transition, transitions.Transition),
+        "transition",
+        "must be made by dlm_kernels.transitions",
+        type(transition).__name__,
+    )
+    require(not transition.needs_mask or mask_id is not None, "mask_id", f"must be given for {transition.name}", None)
+    require(mask_id is None or integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
+    device = logits.device
+    seeds, steps = noise(seed, step, generator, x.shape[0] if x.dim() else 1, device)
+    writing = Writing(check, x, trace)
+    where = place(device, start, rows, shift)
+    out = call(
+        _ops.transition_step_,
+        writing.x,
+        logits,
+        temperatures(temperature, device),
+        seeds,
+        steps,
+        _on_device(transition.coefficients, device),
+        mask_id=-1 if mask_id is None else int(mask_id),
+        tempered=transition.tempered,
+        redraw=transition.redraw,
+        level=transition.level,
+        frozen=optional("frozen", frozen),
+        **edges(window),
+        **where,
+        **law(device, without(mask_id, suppress, logits), uncond_logits, cfg_scale, uniform),
+        **writing.arguments,
+    )
+    tokens, route, _, score, _, num_bad = out
+    if check:
+        suspect = score == -torch.inf
+        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, None, window, frozen, where["start"], rows)
+    if writing.keeps_history:
+        writing.note(steps, where["start"], rows, route > 1, torch.where(route == 1, tokens, -1))
+    return TransitionResult(*out, x)
+
+
+def transition_step(x, logits, **kwargs):
+    """``transition_step_`` on a copy of ``x``: the same arguments and result; ``result.x`` is the new canvas."""
+    return transition_step_(tensor("x", x).clone(), logits, **kwargs)
+
+
+def uniform_step_(x, logits, *, alpha_t, alpha_s, prediction="plug_in", tempered="before", **kwargs):
+    """One ancestral step of uniform diffusion, in place: ``transition_step_`` with ``transitions.uniform``.
+
+    Args:
+        alpha_t, alpha_s: how much of the data is left at t and after the step, alpha_s >= alpha_t: numbers in [0, 1], [B] or
+            [B, L] float tensors, or ``schedules.Level``, which keep 1 - alpha exact.
+        prediction: "plug_in": the law stands for x_0 in the posterior (Sumi, UDLM, Duo). "denoiser": the law is p(x_0 | x_t), as
+            networks trained by cross-entropy give it (diffusers' DiscreteDDIM).
+        tempered: for "denoiser": the temperature acts "before" or "after" the shift that takes x_t out of the law.
+        The others are those of ``transition_step_``.
+
+    Returns, Raises: as ``transition_step_``; ValueError also for alpha outside [0, 1] and alpha_s < alpha_t.
+    """
+    make = transitions.uniform
+    if type(alpha_t) is type(alpha_s) is float and not torch.compiler.is_compiling():
+        make = _uniform_of_floats
+    return transition_step_(x, logits, transition=make(alpha_t, alpha_s, prediction, tempered), **kwargs)
+
+
+def uniform_step(x, logits, **kwargs):
+    """``uniform_step_`` on a copy of ``x``: the same arguments and result; ``result.x`` is the new canvas."""
+    return uniform_step_(tensor("x", x).clone(), logits, **kwargs)
+
+
+# Loops come back to the same schedule.
+_uniform_of_floats = functools.lru_cache(maxsize=1024)(transitions.uniform)
+
+
+def without(mask_id, suppress, logits):
+    """``suppress`` and the mask, where that is in the vocabulary: what no law may draw."""
+    if mask_id is None or not mask_id < logits.shape[-1]:
+        return suppress
+    if suppress is None or isinstance(suppress, int):
+        return [mask_id] if suppress is None else [mask_id, suppress]
+    if isinstance(suppress, torch.Tensor):
+        return torch.cat([suppress, constant([int(mask_id)], torch.int64, logits.device)])
+    return [mask_id, *suppress]
+
+
+def _on_device(coefficients, device):
+    """A host's row of numbers by fills, which a CUDA graph can capture."""
+    if coefficients.device == device:
+        return coefficients
+    if coefficients.device.type == "cpu" and coefficients.shape[:-1].numel() == 1:
+        return constant(coefficients.flatten().tolist(), torch.float64, device)[None]
+    return coefficients.to(device, non_blocking=True)
