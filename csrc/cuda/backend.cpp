@@ -1,6 +1,9 @@
 #include "backend.h"
 
+#include <utility>
+
 #include "../core/carve.h"
+#include "../core/redraw.h"
 #include "counters.h"
 
 namespace dlm::cuda {
@@ -138,6 +141,8 @@ void transition_step(const TransitionArgs& a, const Resolved& r, void* scratch, 
   job.args.step.decide = a.decide;
   job.args.mask_id = a.mask_id;
   job.coefficients = a.coefficients;
+  job.level = a.level;
+  if (r.redraw == kGuidance) std::swap(job.other, job.args.step.sweep.uncond);  // posteriors are combined, not logits
   job.transition_out = a.out;
   run_step(&job, cut, stream);
 }

@@ -1,7 +1,8 @@
-// What a row's draw leaves behind: the outputs, and the records on which its sequence decides.
+// The end of a row that is drawn from, or only asked for its statistics: the outputs, and the records on which its
+// sequence decides.
 #pragma once
 
-#include "finish.h"
+#include "probabilities.h"
 
 namespace dlm::cuda {
 
@@ -86,6 +87,42 @@ __device__ DLM_NOINLINE void score_row(const RowsJob& job, int64_t row, RowStats
                       r.vocab);
   }
   store_drawn_row(job, row, score_draw(step.draw, r, law, stats, at, token, z, current));
+}
+
+template <class Source>
+__device__ void store_stats(const RowsJob& job, const Source& source, const RowLaw& law, const RowStats& stats,
+                            int64_t row, bool good) {
+  if (threadIdx.x != 0) return;
+  const Current asked = holding(source, given_token(job.args.step.draw, job.resolved.geometry, row), job.resolved.vocab);
+  const bool known = good && asked.token >= 0 && asked.token < job.resolved.vocab;
+  store(job.stats_out, row, good, stats, law.beta, known ? probability(stats, asked, law.beta) : 0);
+}
+
+// The block that completes the row calls. A call of its own: inlined, its registers would crowd the sweep's.
+template <class Source>
+__device__ DLM_NOINLINE void finish_draw(const RowsJob& job, int64_t row) {
+  const Resolved& r = job.resolved;
+  const Place at = place_of(r.geometry, row);
+  const RowLaw law = law_of(job, at);
+  const Source source(job.args.step.sweep, r.geometry, row);
+  const Finisher<Source> finisher(source, r.vocab, law, job.parts + row * num_chunks(r.vocab) * kWarps);
+  RowStats stats;
+  if (!finisher.bad()) stats = finisher.stats();
+  if (job.op == RowsOp::kRowStats) {
+    store_stats(job, source, law, stats, row, !finisher.bad());
+    return;
+  }
+  if (finisher.bad()) {
+    if (threadIdx.x == 0) store_unread(job, row, at, kBad);
+    return;
+  }
+  int64_t token = -1;
+  if (law.draw_beta > 0) token = finisher.draw(row_uniform(job.args.step.draw, r.geometry, row, at));
+  if (threadIdx.x == 0) score_row<Source>(job, row, stats, token);
+  const Array& probs = job.args.state.probs;
+  if (!given(probs)) return;
+  BFloat16* const out = static_cast<BFloat16*>(probs.data) + row_offset(r.geometry, probs, row);
+  store_probabilities(source, r.vocab, law, stats, out);
 }
 
 }  // namespace dlm::cuda

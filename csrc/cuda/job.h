@@ -39,7 +39,9 @@ struct RowsJob {
   bool tilt = false;   // entropy wanted
   int32_t split = 1;   // blocks per row
   RenoiseArgs args;    // of which each op fills in what it has; row_stats' `given` is the draw's `current`
-  Array coefficients;  // kTransition
+  Array coefficients;  // kTransition; so are the next two
+  Array other;         // logits of the other posterior
+  double level = 0;    // of the redraw
   Resolved resolved;
   RowStatsOutputs stats_out;
   DrawOutputs draw_out;

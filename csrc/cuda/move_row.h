@@ -54,11 +54,19 @@ __device__ DLM_NOINLINE void store_move(const RowsJob& job, int64_t row, RowStat
   write(step.decide, at, event);
 }
 
-// All threads of the block call.
+// The block that completes the row calls.
 template <class Source>
-__device__ void move_row(const RowsJob& job, Finisher<Source>* finisher, const RowLaw& law, const RowStats& stats,
-                         int64_t row, const Place& at) {
+__device__ DLM_NOINLINE void finish_move(const RowsJob& job, int64_t row) {
   const Resolved& r = job.resolved;
+  const Place at = place_of(r.geometry, row);
+  const RowLaw law = law_of(job, at);
+  const Source source(job.args.step.sweep, r.geometry, row);
+  Finisher<Source> finisher(source, r.vocab, law, job.parts + row * num_chunks(r.vocab) * kWarps);
+  if (finisher.bad()) {
+    if (threadIdx.x == 0) store_unread(job, row, at, kBad);
+    return;
+  }
+  const RowStats stats = finisher.stats();
   DLM_SHARED(int, chosen, );  // one thread's choice: all go the same way, whatever becomes of the canvas meanwhile
   DLM_SHARED(int64_t, current, );
   if (threadIdx.x == 0) {
@@ -69,8 +77,8 @@ __device__ void move_row(const RowsJob& job, Finisher<Source>* finisher, const R
   const Route route = static_cast<Route>(chosen);
   int64_t drawn = stats.argmax;
   if (route == kModel && law.draw_beta > 0) {
-    if (current >= 0 && current < r.vocab) finisher->leave_out(current);
-    drawn = finisher->draw(row_uniform(job.args.step.draw, r.geometry, row, at, kStreamDraw, 1));
+    if (current >= 0 && current < r.vocab) finisher.leave_out(current);
+    drawn = finisher.draw(row_uniform(job.args.step.draw, r.geometry, row, at, kStreamDraw, 1));
   }
   if (threadIdx.x == 0) store_move<Source>(job, row, stats, route, drawn);
 }

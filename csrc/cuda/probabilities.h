@@ -25,7 +25,7 @@ __device__ void store_bfloat16(const float (&p)[kCount], BFloat16* out, int left
 
 // All threads of the block call.
 template <class Source>
-__device__ DLM_NOINLINE void store_probabilities(const Source& source, int64_t vocab, const RowLaw& law, const RowStats& stats,
+__device__ void store_probabilities(const Source& source, int64_t vocab, const RowLaw& law, const RowStats& stats,
                                     BFloat16* out) {
   constexpr int kLogits = Source::kLogits;
   const float scale = static_cast<float>(law.beta * kLog2e), share = static_cast<float>(1 / (1 + stats.rest));
@@ -33,7 +33,7 @@ __device__ DLM_NOINLINE void store_probabilities(const Source& source, int64_t v
 #pragma unroll 1
   for (int64_t tile = 0; tile < vocab; tile += Source::kTile) {
     typename Source::Vector vector[Source::kTileVectors];
-    source.load_tile(tile, static_cast<int>(min_of<int64_t>(Source::kTile, vocab - tile)), vector);
+    source.load_tile(tile, 0, static_cast<int>(min_of<int64_t>(Source::kTile, vocab - tile)), vector);
 #pragma unroll
     for (int i = 0; i < Source::kTileVectors; ++i) {
       const int64_t at = tile + i * Source::kTurn + static_cast<int>(threadIdx.x) * kLogits;

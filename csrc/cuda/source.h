@@ -158,8 +158,10 @@ class RowSource {
   static constexpr int kTurn = kThreads * kLogits;
   static constexpr int kTile = kTurn * kTileVectors;
 
-  __device__ RowSource(const SweepParams& s, const Geometry& g, int64_t row)
-      : cond_(static_cast<const T*>(s.logits.data) + logits_offset(g, s.logits, row)),
+  __device__ RowSource(const SweepParams& s, const Geometry& g, int64_t row) : RowSource(s, s.logits, g, row) {}
+  // Of other logits than those of the sweep.
+  __device__ RowSource(const SweepParams& s, const Array& logits, const Geometry& g, int64_t row)
+      : cond_(static_cast<const T*>(logits.data) + logits_offset(g, logits, row)),
         cap_(kMix == Mix::kPlain ? 0 : s.softcap),
         suppress_(s.suppress),
         num_suppressed_(given(s.suppress) ? static_cast<int>(s.suppress.shape[0]) : 0) {
@@ -194,17 +196,12 @@ class RowSource {
     }
   }
 
-  // The thread's vectors of the tile that begins at logit `begin` of a chunk with `left` logits from there on, without
-  // what is suppressed. All lanes of the warp call.
-  __device__ void load_tile(int64_t begin, int left, Vector (&tile)[kTileVectors]) const {
-    const int mine = static_cast<int>(threadIdx.x) * kLogits;
-    load_vectors(begin + mine, left - mine, tile);
-    if (num_suppressed_ == 0) return;
-    each_suppressed(begin, begin + min_of(kTile, left), [&](int64_t id) {
-      const int at = static_cast<int>(id - begin) - mine;
-#pragma unroll
-      for (int i = 0; i < kTileVectors; ++i) tile[i].exclude(at - i * kTurn);
-    });
+  // The thread's vectors of the tile at `offset` of the `size` logits from `begin` on, without what is suppressed. All
+  // lanes of the warp call.
+  __device__ void load_tile(int64_t begin, int offset, int size, Vector (&tile)[kTileVectors]) const {
+    const int mine = offset + static_cast<int>(threadIdx.x) * kLogits;
+    load_vectors(begin + mine, size - mine, tile);
+    if (num_suppressed_ > 0) exclude(tile, begin + offset, min_of(kTile, size - offset));
   }
 
   __device__ int num_suppressed() const { return num_suppressed_; }
@@ -231,6 +228,15 @@ class RowSource {
     }
 #pragma unroll
     for (int i = 0; i < kTileVectors; ++i) tile[i] = load(at + i * kTurn, left - i * kTurn);
+  }
+
+  // Suppressed ids of the tile [begin, begin + size).
+  __device__ void exclude(Vector (&tile)[kTileVectors], int64_t begin, int size) const {
+    each_suppressed(begin, begin + size, [&](int64_t id) {
+      const int at = static_cast<int>(id - begin) - static_cast<int>(threadIdx.x) * kLogits;
+#pragma unroll
+      for (int i = 0; i < kTileVectors; ++i) tile[i].exclude(at - i * kTurn);
+    });
   }
 
   // hit(id) in every lane for each suppressed id in [begin, end).

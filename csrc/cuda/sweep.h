@@ -47,7 +47,7 @@ class Sweeper {
     Partial lane = {-kInfinity, 0, 0, 0};
     for (int tile = 0; tile < size; tile += Source::kTile) {
       Vector vector[kVectors];
-      source_.load_tile(begin + tile, size - tile, vector);
+      source_.load_tile(begin, tile, size, vector);
       Vector high = vector[0];
 #pragma unroll
       for (int i = 1; i < kVectors; ++i) high = high.max(vector[i]);
@@ -107,5 +107,18 @@ class Sweeper {
   const Source& source_;
   const float scale_, draw_scale_;
 };
+
+// Chunks [first, stop) of a row, by the calling block: kWarps partials each, to where `parts` has those of chunk 0.
+template <int kFlags, class Source>
+__device__ void sweep_chunks(const Source& source, const RowLaw& law, int64_t vocab, int first, int stop,
+                             Partial* parts) {
+  const Sweeper<kFlags, Source> sweeper(source, law);
+  const int64_t size = chunk_size(vocab);
+  parts += threadIdx.x / kWarp;
+  for (int c = first; c < stop; ++c) {
+    const Partial p = sweeper.sweep(c * size, static_cast<int>(min_of(size, vocab - c * size)));
+    if (threadIdx.x % kWarp == 0) parts[c * kWarps] = p;
+  }
+}
 
 }  // namespace dlm::cuda
