@@ -53,7 +53,7 @@ def count(dtype: str = "bfloat16", arch: str = "90") -> Count:
         flags = ["-std=c++17", "-O3", f"-arch=sm_{arch}", "-cubin", "-o", str(cubin)]
         subprocess.run([nvcc(), *flags, str(SOURCES / f"rows_{dtype}.cu")], check=True)
         text = subprocess.run([nvdisasm(), "-c", str(cubin)], check=True, capture_output=True, text=True).stdout
-    blocks, edges = control_flow(function(text, f"rows_kernelI{TYPES[dtype]}Lb0ELb0E"))
+    blocks, edges = control_flow(function(text, f"rows_kernelI{TYPES[dtype]}LNS0_3MixE0ELb0ELNS0_6FamilyE0E"))
     logits = LOGITS[dtype]
     sweeps = [b for b, block in enumerate(blocks) if logits <= sum("MUFU.EX2" in line for line in block) <= logits + 1]
     hot = min(sweeps, key=lambda b: len(blocks[b]))

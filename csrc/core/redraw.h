@@ -18,15 +18,15 @@ inline const char* redraw_name(int32_t kind) {
 
 // A posterior, token by token. Sums to 1 over the tokens, x_t and the mask.
 struct Posterior {
-  double model = 0, noise = 0;   // of another token v: model * p(v) + noise
-  double current = 0, mask = 0;  // of x_t, and of the mask where x_t is another token
+  double model, noise;   // of another token v: model * p(v) + noise
+  double current, mask;  // of x_t, and of the mask where x_t is another token
 };
 
 // `odds` against x_t under the law, `shifted` after the leave-one-out shift, if there is one.
 DLM_HD Posterior posterior(const Transition& t, double odds, double shifted, bool is_mask, double support) {
   const RouteWeights w = route_weights(t, shifted, is_mask, support);
   const double others = odds == kInfinity ? 1 : odds / (1 + odds);
-  Posterior out;
+  Posterior out = {};
   out.model = others > 0 ? w.model / others : 0;
   out.noise = w.noise / support;
   out.current = is_mask ? w.stay : w.stay + out.noise;
@@ -34,12 +34,12 @@ DLM_HD Posterior posterior(const Transition& t, double odds, double shifted, boo
   return out;
 }
 
-// What the tokens of a row weigh.
+// What the tokens of a row weigh. Made as {}: a GPU's shared memory, where it may lie, runs no constructors.
 struct RedrawLaw {
-  int32_t kind = kNoRedraw;
-  double level = 0;  // min_p: the least posterior that counts. guidance: gamma. score: (1 - e^-dsigma) / V
+  int32_t kind;
+  double level;  // min_p: the least posterior that counts. guidance: gamma. score: (1 - e^-dsigma) / V
   Posterior cond, uncond;
-  double current = 0, mask = 0;  // the weights of x_t and the mask
+  double current, mask;  // the weights of x_t and the mask
 };
 
 // gamma log c + (1 - gamma) log u without a NaN: what the conditional posterior forbids is forbidden, and nothing the

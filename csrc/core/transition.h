@@ -76,7 +76,7 @@ DLM_HD double leave_one_out_odds(double odds, double evidence, double support, d
 // `odds` against x_t under the (shifted, where evidence > 0) law, inf where the law does not have it. A law never has
 // the mask: suppress it in the sweep.
 DLM_HD RouteWeights route_weights(const Transition& t, double odds, bool is_mask, double support) {
-  const Bridge& b = is_mask ? t.mask : t.token;
+  const Bridge b = is_mask ? t.mask : t.token;
   const bool absent = is_mask || odds == kInfinity;
   const double p = absent ? 0 : 1 / (1 + odds), others = absent ? 1 : odds / (1 + odds);
   const double seen = b.keep_p * support * p, back = b.model * p + (is_mask ? b.mask : 0);
@@ -106,15 +106,18 @@ DLM_HD RouteWeights route_weights(const Transition& t, double odds, bool is_mask
 // 0 is never taken. u is spent: the token needs another number (kStreamDraw, kStreamNoise), or it would depend on
 // how narrowly the route was taken.
 DLM_HD Route pick_route(const RouteWeights& w, double u) {
-  const Route order[] = {kNoise, kRemask, kModel, kStay};
-  const double weight[] = {w.noise, w.mask, w.model, w.stay};
   Route last = kStay;
-  for (int i = 0; i < kNumRoutes; ++i) {
-    if (!(weight[i] > 0)) continue;
-    last = order[i];
-    if (u < weight[i]) return last;
-    u -= weight[i];
-  }
+  bool taken = false;
+  const auto offer = [&](Route route, double weight) {
+    if (taken || !(weight > 0)) return;
+    last = route;
+    taken = u < weight;
+    u -= weight;
+  };
+  offer(kNoise, w.noise);
+  offer(kRemask, w.mask);
+  offer(kModel, w.model);
+  offer(kStay, w.stay);
   return last;
 }
 
@@ -125,13 +128,13 @@ DLM_HD double odds_of(const RowLaw& law, const RowStats& stats, const Current& c
 }
 
 // The route of a position that holds `current`, whose row has these statistics.
-DLM_HD Route choose_route(const TransitionArgs& a, const Resolved& r, const RowLaw& law, const RowStats& stats,
-                          const Place& at, const Current& current, double u) {
-  const Transition t = transition_at(a.coefficients, at);
-  const double support = static_cast<double>(noise_support(r.vocab, a.mask_id));
+DLM_HD Route choose_route(const Array& coefficients, int64_t mask_id, const Resolved& r, const RowLaw& law,
+                          const RowStats& stats, const Place& at, const Current& current, double u) {
+  const Transition t = transition_at(coefficients, at);
+  const double support = static_cast<double>(noise_support(r.vocab, mask_id));
   const double odds =
       leave_one_out_odds(odds_of(law, stats, current), t.evidence, support, r.tempered_after ? law.beta : 1);
-  return pick_route(route_weights(t, odds, is_mask(current.token, a.mask_id), support), u);
+  return pick_route(route_weights(t, odds, is_mask(current.token, mask_id), support), u);
 }
 
 // Of the law, whatever the route.
@@ -148,9 +151,10 @@ DLM_HD Route noising_route(double noise, double mask, double u) {
   return pick_route(w, u);
 }
 
-// A uniform token, never the mask; support >= 1.
+// A uniform token, never the mask; support >= 1. Any u, a NaN too, gives a token: on a device it comes unchecked.
 DLM_HD int64_t noise_token(double u, int64_t support, int64_t mask_id) {
-  const int64_t token = min_of(static_cast<int64_t>(u * static_cast<double>(support)), support - 1);
+  const double size = static_cast<double>(support), at = u > 0 ? min_of(u * size, size) : 0;
+  const int64_t token = min_of(static_cast<int64_t>(at), support - 1);
   return token + (mask_id >= 0 && mask_id <= token);
 }
 

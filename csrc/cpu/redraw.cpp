@@ -64,7 +64,7 @@ Redrawn redraw(const TransitionArgs& a, const Resolved& r, const KernelTable& k,
     const double exponent = r.tempered_after ? job.law.beta : 1;
     return posterior(t, odds, leave_one_out_odds(odds, t.evidence, support, exponent), masked, support);
   };
-  RedrawLaw weights;
+  RedrawLaw weights = {};
   weights.kind = r.redraw;
   weights.level = a.level;
   weights.cond = posterior_of(stats, current);

@@ -36,3 +36,17 @@ DLM_API int32_t dlm_cuda_denoise_step(const dlm::StepArgs* args, void* scratch, 
 DLM_API int32_t dlm_cuda_topk_unmask(const dlm::UnmaskArgs* args, void* scratch, void* stream, dlm_error* error) {
   return call(args, scratch, stream, error, dlm::cuda::topk_unmask);
 }
+
+DLM_API int32_t dlm_cuda_renoise_step(const dlm::RenoiseArgs* args, void* scratch, void* stream, dlm_error* error) {
+  return call(args, scratch, stream, error, dlm::cuda::renoise_step);
+}
+
+DLM_API int32_t dlm_cuda_transition_step(const dlm::TransitionArgs* args, void* scratch, void* stream,
+                                         dlm_error* error) {
+  return call(args, scratch, stream, error, dlm::cuda::transition_step);
+}
+
+DLM_API int32_t dlm_cuda_q_sample(const dlm::NoisingArgs* args, void* scratch, void* stream, dlm_error* error) {
+  return call(args, scratch, stream, error,
+              [](auto& a, auto& r, void*, void* on) { dlm::cuda::q_sample(a, r, on); });
+}

@@ -1,6 +1,9 @@
 #include "backend.h"
 
+#include <utility>
+
 #include "../core/carve.h"
+#include "../core/redraw.h"
 #include "counters.h"
 
 namespace dlm::cuda {
@@ -36,6 +39,7 @@ Scratch cut_scratch(void* base, int64_t rows, int64_t vocab) {
   carver.take(s.records.value, recorded);
   carver.take(s.records.key, recorded);
   carver.take(s.records.entropy, recorded);
+  carver.take(s.records.gain, recorded);
   carver.take(s.records.state, recorded);
   carver.take(s.ranked, rows > kSharedRows ? 2 * rows : 0);
   s.bytes = carver.bytes();
@@ -63,7 +67,7 @@ int32_t split_of(int64_t rows, int64_t vocab) {
 RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const Scratch& scratch) {
   RowsJob job;
   job.op = op;
-  job.sweep = sweep;
+  job.args.step.sweep = sweep;
   job.resolved = r;
   job.split = split_of(r.geometry.num_rows, r.vocab);
   job.parts = scratch.parts;
@@ -71,13 +75,25 @@ RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const S
   return job;
 }
 
-// The counters that the job needs, and no more: whole rows and launches that decide nothing need none.
+// The counters that the job needs, and no more: whole rows and launches that finish no sequence need none.
 void take_counters(RowsJob* job, void* stream) {
   const int64_t rows = job->split > 1 ? job->resolved.geometry.num_rows : 0;
-  const int64_t sequences = job->fused ? job->decide.x.shape[0] : 0;
+  const int64_t sequences = job->fused ? job->args.step.decide.x.shape[0] : 0;
   if (rows + sequences == 0) return;
   job->row_arrivals = counters_for(stream, rows + sequences);
   job->sequence_arrivals = job->row_arrivals + rows;
+}
+
+// Rows, then their sequences: in one launch where that is cheap. Transitions sort nothing.
+void run_step(RowsJob* job, const Scratch& scratch, void* stream) {
+  const Geometry& g = job->resolved.geometry;
+  const int64_t batch = job->args.step.decide.x.shape[0];
+  const bool few = g.packed ? g.num_rows <= kFusedRows && batch <= kFusedPackedSequences : batch <= kFusedSequences;
+  const SortSpace space = job->op == RowsOp::kTransition ? SortSpace{} : sort_space(g, scratch);
+  job->fused = g.num_rows > 0 && few && space.capacity <= kFusedRows;
+  take_counters(job, stream);
+  launch_rows(*job, space, stream);
+  if (!job->fused) launch_sequences(*job, space, stream);
 }
 
 }  // namespace
@@ -87,7 +103,7 @@ int64_t scratch_bytes(int64_t rows, int64_t vocab) { return cut_scratch(nullptr,
 void row_stats(const RowStatsArgs& a, const Resolved& r, void* scratch, void* stream) {
   RowsJob job = rows_job(RowsOp::kRowStats, a.sweep, r, cut_scratch(scratch, r.geometry.num_rows, r.vocab));
   job.tilt = true;
-  job.given = a.given;
+  job.args.step.draw.current = a.given;
   job.stats_out = a.out;
   take_counters(&job, stream);
   launch_rows(job, SortSpace{}, stream);
@@ -96,27 +112,42 @@ void row_stats(const RowStatsArgs& a, const Resolved& r, void* scratch, void* st
 void draw_tokens(const DrawArgs& a, const Resolved& r, void* scratch, void* stream) {
   RowsJob job = rows_job(RowsOp::kDraw, a.sweep, r, cut_scratch(scratch, r.geometry.num_rows, r.vocab));
   job.tilt = true;
-  job.draw = a.draw;
+  job.args.step.draw = a.draw;
   job.draw_out = a.out;
   take_counters(&job, stream);
   launch_rows(job, SortSpace{}, stream);
 }
 
 void denoise_step(const StepArgs& a, const Resolved& r, void* scratch, void* stream) {
-  const Geometry& g = r.geometry;
-  const Scratch cut = cut_scratch(scratch, g.num_rows, r.vocab);
-  const SortSpace space = sort_space(g, cut);
+  const Scratch cut = cut_scratch(scratch, r.geometry.num_rows, r.vocab);
   RowsJob job = rows_job(RowsOp::kStep, a.sweep, r, cut);
   job.tilt = r.confidence == kNegEntropy || r.rule == kEntropyBudget;
-  job.draw = a.draw;
-  job.decide = a.decide;
-  job.step_out = a.out;
-  job.fused = g.num_rows > 0 && space.capacity <= kFusedRows &&
-              a.decide.x.shape[0] <= (g.packed ? kFusedPackedSequences : kFusedSequences);
-  take_counters(&job, stream);
-  launch_rows(job, space, stream);
-  if (!job.fused) launch_decide(job, space, stream);
+  job.args.step = a;
+  run_step(&job, cut, stream);
 }
+
+void renoise_step(const RenoiseArgs& a, const Resolved& r, void* scratch, void* stream) {
+  const Scratch cut = cut_scratch(scratch, r.geometry.num_rows, r.vocab);
+  RowsJob job = rows_job(RowsOp::kRenoise, a.step.sweep, r, cut);
+  job.tilt = true;
+  job.args = a;
+  run_step(&job, cut, stream);
+}
+
+void transition_step(const TransitionArgs& a, const Resolved& r, void* scratch, void* stream) {
+  const Scratch cut = cut_scratch(scratch, r.geometry.num_rows, r.vocab);
+  RowsJob job = rows_job(RowsOp::kTransition, a.sweep, r, cut);
+  job.args.step.draw = a.draw;
+  job.args.step.decide = a.decide;
+  job.args.mask_id = a.mask_id;
+  job.coefficients = a.coefficients;
+  job.level = a.level;
+  if (r.redraw == kGuidance) std::swap(job.other, job.args.step.sweep.uncond);  // posteriors are combined, not logits
+  job.transition_out = a.out;
+  run_step(&job, cut, stream);
+}
+
+void q_sample(const NoisingArgs& a, const Resolved& r, void* stream) { launch_noising(a, r, stream); }
 
 void topk_unmask(const UnmaskArgs& a, const Resolved& r, void* scratch, void* stream) {
   launch_unmask(a, r, sort_space(r.geometry, cut_scratch(scratch, r.geometry.num_rows, 0)), stream);

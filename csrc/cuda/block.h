@@ -46,8 +46,14 @@ __device__ inline int block_min(int v) {
 __device__ inline int block_max(int v) {
   return block_reduce(v, [](int a, int b) { return max_of(a, b); });
 }
+__device__ inline float block_max(float v) {
+  return block_reduce(v, [](float a, float b) { return fmaxf(a, b); });
+}
 __device__ inline int block_sum(int v) {
   return block_reduce(v, [](int a, int b) { return a + b; });
+}
+__device__ inline float block_sum(float v) {
+  return block_reduce(v, [](float a, float b) { return a + b; });
 }
 
 // Running sums in thread order: of the threads before this one, through this one, and of all.

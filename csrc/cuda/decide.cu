@@ -1,8 +1,6 @@
-// Decisions in a launch of their own: topk_unmask_, and steps whose sequences are too long to sort beside the sweep.
-#include "decide.h"
-
+// Sequences in a launch of their own: topk_unmask_, and steps that are too many or too long to finish beside the sweep.
 #include "launch.h"
-#include "rows.h"
+#include "sequence.h"
 
 namespace dlm::cuda {
 namespace {
@@ -16,8 +14,8 @@ __device__ Ranked* space_of(const SortSpace& space, const Geometry& g, int64_t b
 }
 
 __global__ void __launch_bounds__(kDecideThreads, 1)
-    decide_kernel(const __grid_constant__ RowsJob job, const SortSpace space) {
-  decide_rows(job, blockIdx.x, space_of(space, job.resolved.geometry, blockIdx.x));
+    sequences_kernel(const __grid_constant__ RowsJob job, const SortSpace space) {
+  finish_sequence(job, blockIdx.x, space_of(space, job.resolved.geometry, blockIdx.x));
 }
 
 __global__ void __launch_bounds__(kDecideThreads, 1)
@@ -30,21 +28,26 @@ __global__ void __launch_bounds__(kDecideThreads, 1)
     if (owner == b || (b == 0 && owner < 0)) a.out.committed[row] = false;  // the first block looks after padding
   }
   if (b >= a.decide.x.shape[0]) return;
-  decide_sequence(
-      g, a.decide, rule_params(r, a.decide, b), b, space_of(space, g, b), a.out,
+  Ranked* const ranked = space_of(space, g, b);
+  const Standing rows = rank_sequence(
+      g, rule_params(r, a.decide, b), b, ranked,
       [&](int64_t row, const Place& at) {
         if (!is_candidate(a.decide, at)) return Verdict{kClosed, 0};
         const double key = load_double(a.confidence.data, a.confidence.dtype, row_offset(g, a.confidence, row));
         return Verdict{key != key ? kBad : key == -kInfinity ? kPassed : kEligible, key};
       },
-      [](int64_t) { return 0.0; }, [](int64_t) { return 0.0; },
-      [&](int64_t row) { return load_int(a.tokens.data, a.tokens.dtype, row_offset(g, a.tokens, row)); });
+      [](int64_t) { return 0.0; }, [](int64_t) { return 0.0; });
+  commit_ranked(
+      a.decide, b, ranked, rows, a.out,
+      [&](int64_t row) { return load_int(a.tokens.data, a.tokens.dtype, row_offset(g, a.tokens, row)); },
+      [](int64_t) { return 0.0f; });
 }
 
 }  // namespace
 
-void launch_decide(const RowsJob& job, const SortSpace& space, void* stream) {
-  launch("decide", decide_kernel, job.decide.x.shape[0], kDecideThreads, space.shared_bytes(), stream, job, space);
+void launch_sequences(const RowsJob& job, const SortSpace& space, void* stream) {
+  const int64_t batch = job.args.step.decide.x.shape[0];
+  launch("sequences", sequences_kernel, batch, kDecideThreads, space.shared_bytes(), stream, job, space);
 }
 
 void launch_unmask(const UnmaskArgs& args, const Resolved& resolved, const SortSpace& space, void* stream) {

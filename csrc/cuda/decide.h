@@ -45,12 +45,17 @@ __device__ inline int64_t count_rows(const Geometry& g, int64_t first, int64_t l
   return block_sum(count);
 }
 
-// judge(row, place) -> Verdict; value(row), entropy(row) and token(row) of eligible rows. `ranked` has room for the
-// next power of two of the sequence's rows.
-template <class Judge, class Value, class Entropy, class Token>
-__device__ void decide_sequence(const Geometry& g, const DecideParams& d, const RuleParams& rule, int64_t b,
-                                Ranked* ranked, const UnmaskOutputs& out, Judge judge, Value value, Entropy entropy,
-                                Token token) {
+// What became of the rows of a sequence.
+struct Standing {
+  int64_t candidates, eligible, bad;
+  int64_t accepted;  // so many of `ranked`
+};
+
+// Sorts the eligible rows of sequence b into `ranked`, which has room for the next power of two of its rows, and asks the
+// rule. judge(row, place) -> Verdict; value(row) and entropy(row) of eligible rows.
+template <class Judge, class Value, class Entropy>
+__device__ Standing rank_sequence(const Geometry& g, const RuleParams& rule, int64_t b, Ranked* ranked, Judge judge,
+                                  Value value, Entropy entropy) {
   enum { kNumCandidates, kNumEligible, kNumBad, kNumCounts };
   DLM_SHARED(int, count, [kNumCounts]);
   if (threadIdx.x < kNumCounts) count[threadIdx.x] = 0;
@@ -85,18 +90,24 @@ __device__ void decide_sequence(const Geometry& g, const DecideParams& d, const 
     if (here < static_cast<int>(blockDim.x)) break;
     before += spent.total;
   }
-  const int64_t committed = settle(rule, n, min_of(joined, n));
+  return {count[kNumCandidates], n, count[kNumBad], settle(rule, n, min_of(joined, n))};
+}
+
+// Writes the accepted ones. token(row), gain(row).
+template <class Token, class Gain>
+__device__ void commit_ranked(const DecideParams& d, int64_t b, const Ranked* ranked, const Standing& rows,
+                              const UnmaskOutputs& out, Token token, Gain gain) {
   int reopened = 0;
-  for (int64_t r = threadIdx.x; r < committed; r += blockDim.x) {
+  for (int64_t r = threadIdx.x; r < rows.accepted; r += blockDim.x) {
     const int64_t row = ranked[r].row;
     out.committed[row] = true;
-    reopened += commit(d, Place{b, ranked[r].position}, token(row));
+    reopened += commit(d, Place{b, ranked[r].position}, token(row), gain(row));
   }
   reopened = block_sum(reopened);
   if (threadIdx.x == 0) {
-    out.num_committed[b] = committed;
-    out.num_open[b] = count[kNumCandidates] - committed + reopened;
-    out.num_bad[b] = count[kNumBad];
+    out.num_committed[b] = rows.accepted;
+    out.num_open[b] = d.has_mask ? rows.candidates - rows.accepted + reopened : 0;
+    out.num_bad[b] = rows.bad;
   }
 }
 

@@ -28,7 +28,7 @@ class Finisher {
     mine_ = {-kInfinity, 0, 0, 0};
     if (t < static_cast<int>(num_chunks(vocab)) * kWarps) mine_ = parts[t];
     bad_ = __syncthreads_or(is_bad_chunk(as_chunk())) != 0;
-    max_ = block_reduce(mine_.max, [](float a, float b) { return fmaxf(a, b); });
+    max_ = block_max(mine_.max);
     bad_ = bad_ || max_ == -kInfinity;
   }
 
@@ -52,6 +52,24 @@ class Finisher {
     out.rest = g.mass + (g.ties - 1);  // a tie weighs exactly 1
     out.tilt = g.tilt;
     return out;
+  }
+
+  // From here on the row does not have this token of the vocabulary: its chunk is summed up again, about its own
+  // maximum, so that nothing is lost to a token that was nearly certain.
+  __device__ void leave_out(int64_t token) {
+    skipped_ = token;
+    const int64_t chunk = quotient(token, size_), begin = chunk * size_;
+    const int size = size_of_chunk(begin), mine = static_cast<int>(threadIdx.x) * Source::kLogits;
+    float top = -kInfinity, mass = 0;
+    each_vector(begin, size, mine, Source::kTurn, size, [&](float z, int) { top = fmaxf(top, z); });
+    top = block_max(top);
+    const float scale = static_cast<float>(law_.draw_beta * kLog2e), ref = reference(top);
+    each_vector(begin, size, mine, Source::kTurn, size, [&](float z, int) { mass += exp2_approx((z - ref) * scale); });
+    mass = block_sum(mass);
+    const int t = static_cast<int>(threadIdx.x);
+    if (t / kWarps == chunk) mine_ = {-kInfinity, 0, 0, 0};
+    if (t == chunk * kWarps) mine_ = {top, mass, 0, mass};
+    max_ = block_max(mine_.max);
   }
 
   // The token at which the CDF, in index order, passes `uniform`; -1 if there is no mass.
@@ -78,7 +96,64 @@ class Finisher {
       about = chunk_max;
     }
     __syncthreads();
-    return invert(static_cast<int64_t>(chosen.index) * size_, about, left);
+    const float ref = about, scale = static_cast<float>(law_.draw_beta * kLog2e);
+    return invert(static_cast<int64_t>(chosen.index) * size_, left,
+                  [&](float z, int64_t) { return exp2_approx((z - ref) * scale); });
+  }
+
+  // The token of the chunk at `begin` at which the sum of its terms passes `left`; -1 if all are 0. term(logit, token).
+  // Every thread sums a stretch, then a warp searches the one that the target falls in.
+  template <class Term>
+  __device__ int64_t invert(int64_t begin, double left, Term term) const {
+    constexpr int kLogits = Source::kLogits;
+    const int size = size_of_chunk(begin);
+    const int stretch = ((size + kThreads - 1) / kThreads + kLogits - 1) / kLogits * kLogits;
+
+    const int mine = static_cast<int>(threadIdx.x) * stretch;
+    double mass = 0;
+    each_vector(begin, size, mine, kLogits, min_of(size, mine + stretch), [&](float z, int at) {
+      mass += term(z, begin + at);
+    });
+    const Scan cdf = block_scan(mass);
+    const Choice chosen = choose(mass > 0, cdf.through > left, static_cast<int>(threadIdx.x));
+    if (chosen.index < 0) return -1;
+    DLM_SHARED(double, in_stretch, );
+    if (static_cast<int>(threadIdx.x) == chosen.index) {
+      in_stretch = chosen.passed ? max_of(0.0, left - cdf.before) : kInfinity;
+    }
+    __syncthreads();
+    left = in_stretch;
+
+    // Every warp searches, and all find the same.
+    const int from = chosen.index * stretch, to = min_of(size, from + stretch);
+    int token = -1;
+    for (int at = from; at < to; at += kWarp) {
+      const int i = at + static_cast<int>(threadIdx.x) % kWarp;
+      const double e = i < to && begin + i != skipped_ ? term(source_.logit(begin + i), begin + i) : 0;
+      const double through = warp_scan(e);
+      const unsigned live = __ballot_sync(kAllLanes, e > 0), hit = __ballot_sync(kAllLanes, e > 0 && through > left);
+      if (hit != 0) return begin + at + __ffs(static_cast<int>(hit)) - 1;
+      if (live != 0) token = at + 31 - __clz(static_cast<int>(live));
+      left -= __shfl_sync(kAllLanes, through, kWarp - 1);
+    }
+    return token < 0 ? -1 : begin + token;
+  }
+
+  // body(logit, offset) for the vectors of a chunk at `offset`, + stride, ... below `stop`.
+  template <class Body>
+  __device__ void each_vector(int64_t begin, int size, int offset, int stride, int stop, Body body) const {
+#pragma unroll 1  // once per row: registers are worth more here than a few cycles
+    for (int at = offset; at < stop; at += stride) {
+      auto vector = source_.load(begin + at, size - at);
+      const auto exclude = [&](int64_t id) {
+        const int64_t i = id - begin - at;
+        vector.exclude(i >= 0 && i < Source::kLogits ? static_cast<int>(i) : -1);
+      };
+      for (int s = 0; s < source_.num_suppressed(); ++s) exclude(source_.suppressed(s));
+      if (skipped_ >= 0) exclude(skipped_);
+      // Past the end: -inf, neither a maximum nor mass.
+      vector.each([&](int i, float z) { body(source_.effective(z), at + i); });
+    }
   }
 
  private:
@@ -112,7 +187,7 @@ class Finisher {
     const int size = size_of_chunk(begin);
     each_vector(begin, size, static_cast<int>(threadIdx.x) * Source::kLogits, Source::kTurn, size,
                 [&](float z, int at) {
-                  if (z == max_) {
+                  if (z >= max_) {
                     if (g->ties++ == 0) g->first = at;
                     return;
                   }
@@ -125,57 +200,6 @@ class Finisher {
     g->tilt += tilt * kLn2;
   }
 
-  // A chunk whose terms are taken about `about`: every thread sums a stretch of it, then a warp searches the one that
-  // the target falls in.
-  __device__ int64_t invert(int64_t begin, float about, double left) const {
-    constexpr int kLogits = Source::kLogits;
-    const int size = size_of_chunk(begin);
-    const int stretch = ((size + kThreads - 1) / kThreads + kLogits - 1) / kLogits * kLogits;
-    const float scale = static_cast<float>(law_.draw_beta * kLog2e);
-    const auto term = [&](float z) { return exp2_approx((z - about) * scale); };
-
-    const int mine = static_cast<int>(threadIdx.x) * stretch;
-    double mass = 0;
-    each_vector(begin, size, mine, kLogits, min_of(size, mine + stretch), [&](float z, int) { mass += term(z); });
-    const Scan cdf = block_scan(mass);
-    const Choice chosen = choose(mass > 0, cdf.through > left, static_cast<int>(threadIdx.x));
-    if (chosen.index < 0) return -1;
-    DLM_SHARED(double, in_stretch, );
-    if (static_cast<int>(threadIdx.x) == chosen.index) {
-      in_stretch = chosen.passed ? max_of(0.0, left - cdf.before) : kInfinity;
-    }
-    __syncthreads();
-    left = in_stretch;
-
-    // Every warp searches, and all find the same.
-    const int from = chosen.index * stretch, to = min_of(size, from + stretch);
-    int token = -1;
-    for (int at = from; at < to; at += kWarp) {
-      const int i = at + static_cast<int>(threadIdx.x) % kWarp;
-      const double e = i < to ? term(source_.logit(begin + i)) : 0;
-      const double through = warp_scan(e);
-      const unsigned live = __ballot_sync(kAllLanes, e > 0), hit = __ballot_sync(kAllLanes, e > 0 && through > left);
-      if (hit != 0) return begin + at + __ffs(static_cast<int>(hit)) - 1;
-      if (live != 0) token = at + 31 - __clz(static_cast<int>(live));
-      left -= __shfl_sync(kAllLanes, through, kWarp - 1);
-    }
-    return token < 0 ? -1 : begin + token;
-  }
-
-  // body(logit, offset) for the vectors of a chunk at `offset`, + stride, ... below `stop`.
-  template <class Body>
-  __device__ void each_vector(int64_t begin, int size, int offset, int stride, int stop, Body body) const {
-#pragma unroll 1  // once per row: registers are worth more here than a few cycles
-    for (int at = offset; at < stop; at += stride) {
-      auto vector = source_.load(begin + at, size - at);
-      for (int s = 0; s < source_.num_suppressed(); ++s) {
-        const int64_t id = source_.suppressed(s), first = begin + at;
-        vector.exclude(id >= first && id < first + Source::kLogits ? static_cast<int>(id - first) : -1);
-      }
-      vector.each([&](int i, float z) { body(z, at + i); });  // past the end: -inf, neither a maximum nor mass
-    }
-  }
-
   const Source& source_;
   const RowLaw& law_;
   const int64_t vocab_;
@@ -183,6 +207,7 @@ class Finisher {
   Partial mine_;
   float max_;
   bool bad_;
+  int64_t skipped_ = -1;
 };
 
 }  // namespace dlm::cuda

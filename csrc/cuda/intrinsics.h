@@ -6,6 +6,9 @@
 
 namespace dlm::cuda {
 
+constexpr double kLog2e = 1.4426950408889634;
+constexpr double kLn2 = 0.6931471805599453;
+
 #if defined(DLM_SIMT)
 
 // 2^v, results below 2^-126 flushed to 0. Relative error up to 2^-22 on GPUs.
@@ -13,6 +16,9 @@ inline float exp2_approx(float v) {
   const float e = ::exp2f(v);
   return e < 0x1p-126f ? 0 : e;
 }
+
+// 1 / v for a normal v. Relative error up to 2^-23 on GPUs.
+inline float reciprocal_approx(float v) { return 1 / v; }
 
 // 16 bytes that nobody reads twice.
 inline uint4 load_once(const void* p) {
@@ -45,12 +51,23 @@ inline float2 widen_pair(uint32_t word) {
   return make_float2(to_float(half_of<T>(word, 0)), to_float(half_of<T>(word, 1)));
 }
 
+// Two floats as bfloat16, rounded to nearest even, in one word.
+inline uint32_t bfloat16_pair(float low, float high) {
+  return float_bits(round_to_bfloat16(low)) >> 16 | (float_bits(round_to_bfloat16(high)) & 0xffff0000u);
+}
+
 #else
 
 __device__ inline float exp2_approx(float v) {
   float e;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v));
   return e;
+}
+
+__device__ inline float reciprocal_approx(float v) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return r;
 }
 
 __device__ inline uint4 load_once(const void* p) {
@@ -93,6 +110,12 @@ __device__ inline float2 widen_pair<Float16>(uint32_t word) {
       : "=f"(pair.x), "=f"(pair.y)
       : "r"(word));
   return pair;
+}
+
+__device__ inline uint32_t bfloat16_pair(float low, float high) {
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
 }
 
 #endif

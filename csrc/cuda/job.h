@@ -20,31 +20,32 @@ struct alignas(16) Partial {
   float max, mass, tilt, draw_mass;
 };
 
-// Closed: not a candidate. Passed: a candidate that the caller keeps out.
-enum RowState : uint8_t { kClosed = 0, kEligible = 1, kBad = 2, kPassed = 3 };
+// Closed: not a candidate. Passed: a candidate that the caller keeps out. Changed: of a transition, to another token.
+enum RowState : uint8_t { kClosed = 0, kEligible = 1, kBad = 2, kPassed = 3, kChanged = 4 };
 
 // What a finished row leaves for the decision of its sequence.
 struct RowRecords {
   uint8_t* state = nullptr;  // RowState
   double* value = nullptr;
-  float *key = nullptr, *entropy = nullptr;
+  float *key = nullptr, *entropy = nullptr, *gain = nullptr;
 };
 
-enum class RowsOp : int32_t { kRowStats, kDraw, kStep };
+// The first two know no sequences.
+enum class RowsOp : int32_t { kRowStats, kDraw, kStep, kRenoise, kTransition };
 
 struct RowsJob {
   RowsOp op = RowsOp::kRowStats;
-  bool fused = false;  // kStep: decide in the same launch
+  bool fused = false;  // sequences are finished in the same launch
   bool tilt = false;   // entropy wanted
   int32_t split = 1;   // blocks per row
-  SweepParams sweep;
-  DrawParams draw;
-  DecideParams decide;
-  Array given;  // kRowStats
+  RenoiseArgs args;    // of which each op fills in what it has; row_stats' `given` is the draw's `current`
+  Array coefficients;  // kTransition; so are the next two
+  Array other;         // logits of the other posterior
+  double level = 0;    // of the redraw
   Resolved resolved;
   RowStatsOutputs stats_out;
   DrawOutputs draw_out;
-  StepOutputs step_out;
+  TransitionOutputs transition_out;
   // workspace
   uint32_t *row_arrivals = nullptr, *sequence_arrivals = nullptr;  // all 0 between launches
   Partial* parts = nullptr;                                        // [rows, num_chunks, kWarps]
@@ -59,10 +60,14 @@ struct SortSpace {
   size_t shared_bytes() const { return global == nullptr ? static_cast<size_t>(capacity) * sizeof(Ranked) : 0; }
 };
 
+// What kernels take as arguments on every driver.
+static_assert(sizeof(RowsJob) + sizeof(SortSpace) <= 4096, "a kernel's arguments");
+
 // Each throws std::runtime_error with the kernel's name if the launch fails.
 void launch_rows(const RowsJob& job, const SortSpace& space, void* stream);
-void launch_decide(const RowsJob& job, const SortSpace& space, void* stream);
+void launch_sequences(const RowsJob& job, const SortSpace& space, void* stream);
 void launch_unmask(const UnmaskArgs& args, const Resolved& resolved, const SortSpace& space, void* stream);
+void launch_noising(const NoisingArgs& args, const Resolved& resolved, void* stream);
 
 int current_device();
 int multiprocessors();              // of the current device

@@ -8,11 +8,12 @@ extern template void launch_rows_of<BFloat16>(const RowsJob&, const SortSpace&, 
 extern template void launch_rows_of<Float16>(const RowsJob&, const SortSpace&, void*);
 
 void launch_rows(const RowsJob& job, const SortSpace& space, void* stream) {
-  switch (job.sweep.logits.dtype) {
+  const int32_t dtype = job.args.step.sweep.logits.dtype;
+  switch (dtype) {
     case kFloat32: return launch_rows_of<float>(job, space, stream);
     case kBFloat16: return launch_rows_of<BFloat16>(job, space, stream);
     case kFloat16: return launch_rows_of<Float16>(job, space, stream);
-    default: launch_failed("rows", "no kernel for logits of " + std::string(dtype_name(job.sweep.logits.dtype)));
+    default: launch_failed("rows", "no kernel for logits of " + std::string(dtype_name(dtype)));
   }
 }
 

@@ -5,7 +5,7 @@
 #include "../core/geometry.h"
 #include "../core/row_stats.h"
 #include "block.h"
-#include "intrinsics.h"
+#include "softcap.h"
 
 namespace dlm::cuda {
 
@@ -144,10 +144,13 @@ struct Mixed {
   }
 };
 
-// kGuided: combined with a second row of logits.
-template <class T, bool kGuided>
+// How a row's logits come about, before anything is done with them. Guided ones may be capped too: those kernels look.
+enum class Mix : int { kPlain, kCapped, kGuided };
+
+template <class T, Mix kMix>
 class RowSource {
  public:
+  static constexpr bool kGuided = kMix == Mix::kGuided;
   using Vector = std::conditional_t<kGuided, Mixed<T>, Packed<T>>;
   static constexpr int kLogits = 16 / sizeof(T);
   // What a thread holds at once, 16 registers: vectors of the block's next turn, and the next.
@@ -155,8 +158,11 @@ class RowSource {
   static constexpr int kTurn = kThreads * kLogits;
   static constexpr int kTile = kTurn * kTileVectors;
 
-  __device__ RowSource(const SweepParams& s, const Geometry& g, int64_t row)
-      : cond_(static_cast<const T*>(s.logits.data) + logits_offset(g, s.logits, row)),
+  __device__ RowSource(const SweepParams& s, const Geometry& g, int64_t row) : RowSource(s, s.logits, g, row) {}
+  // Of other logits than those of the sweep.
+  __device__ RowSource(const SweepParams& s, const Array& logits, const Geometry& g, int64_t row)
+      : cond_(static_cast<const T*>(logits.data) + logits_offset(g, logits, row)),
+        cap_(kMix == Mix::kPlain ? 0 : s.softcap),
         suppress_(s.suppress),
         num_suppressed_(given(s.suppress) ? static_cast<int>(s.suppress.shape[0]) : 0) {
     if (kGuided) {
@@ -166,6 +172,10 @@ class RowSource {
     aligned_ = (reinterpret_cast<uintptr_t>(cond_) | reinterpret_cast<uintptr_t>(uncond_)) % 16 == 0;
   }
 
+  // A logit of a vector, or the largest of some, as it counts: vectors are capped only where they are looked at, since
+  // the cap keeps their order.
+  __device__ float effective(float z) const { return kMix == Mix::kCapped ? cap_(z) : z; }
+
   // The vector at logit `at` (a multiple of kLogits) of a chunk that has `left` logits from there on.
   __device__ Vector load(int64_t at, int left) const {
     const Packed<T> c = Packed<T>::load(cond_ + at, left, aligned_);
@@ -173,15 +183,42 @@ class RowSource {
       const Packed<T> u = Packed<T>::load(uncond_ + at, left, aligned_);
       Vector out;
       c.each([&](int i, float z) { out.logit[i] = z; });
-      u.each([&](int i, float z) { out.logit[i] = combine(out.logit[i], z, weight_); });
+      if (cap_.given()) {
+#pragma unroll
+        for (int i = 0; i < kLogits; ++i) out.logit[i] = cap_(out.logit[i]);
+        u.each([&](int i, float z) { out.logit[i] = combine(out.logit[i], cap_(z), weight_); });
+      } else {
+        u.each([&](int i, float z) { out.logit[i] = combine(out.logit[i], z, weight_); });
+      }
       return out;
     } else {
       return c;
     }
   }
 
-  // The thread's vectors of a tile, the first at logit `at`.
-  __device__ void load_tile(int64_t at, int left, Vector (&tile)[kTileVectors]) const {
+  // The thread's vectors of the tile at `offset` of the `size` logits from `begin` on, without what is suppressed. All
+  // lanes of the warp call.
+  __device__ void load_tile(int64_t begin, int offset, int size, Vector (&tile)[kTileVectors]) const {
+    const int mine = offset + static_cast<int>(threadIdx.x) * kLogits;
+    load_vectors(begin + mine, size - mine, tile);
+    if (num_suppressed_ > 0) exclude(tile, begin + offset, min_of(kTile, size - offset));
+  }
+
+  __device__ int num_suppressed() const { return num_suppressed_; }
+  __device__ int64_t suppressed(int64_t i) const {
+    return static_cast<const int64_t*>(suppress_.data)[i * suppress_.stride[0]];
+  }
+
+  __device__ float logit(int64_t i) const {
+    for (int s = 0; s < num_suppressed_; ++s) {
+      if (suppressed(s) == i) return -kInfinity;
+    }
+    const float c = softened(to_float(cond_[i]));
+    return kGuided ? combine(c, softened(to_float(uncond_[i])), weight_) : c;
+  }
+
+ private:
+  __device__ void load_vectors(int64_t at, int left, Vector (&tile)[kTileVectors]) const {
     if constexpr (!kGuided) {
       if (aligned_ && left >= kTile - kTurn + kLogits) {  // all of them whole: one load each, addresses folded
 #pragma unroll
@@ -193,14 +230,18 @@ class RowSource {
     for (int i = 0; i < kTileVectors; ++i) tile[i] = load(at + i * kTurn, left - i * kTurn);
   }
 
-  __device__ int num_suppressed() const { return num_suppressed_; }
-  __device__ int64_t suppressed(int64_t i) const {
-    return static_cast<const int64_t*>(suppress_.data)[i * suppress_.stride[0]];
+  // Suppressed ids of the tile [begin, begin + size).
+  __device__ void exclude(Vector (&tile)[kTileVectors], int64_t begin, int size) const {
+    each_suppressed(begin, begin + size, [&](int64_t id) {
+      const int at = static_cast<int>(id - begin) - static_cast<int>(threadIdx.x) * kLogits;
+#pragma unroll
+      for (int i = 0; i < kTileVectors; ++i) tile[i].exclude(at - i * kTurn);
+    });
   }
 
-  // hit(id) in every lane for each suppressed id in [begin, end). All lanes of the warp call.
+  // hit(id) in every lane for each suppressed id in [begin, end).
   template <class Hit>
-  __device__ void each_excluded(int64_t begin, int64_t end, Hit hit) const {
+  __device__ void each_suppressed(int64_t begin, int64_t end, Hit hit) const {
     for (int first = 0; first < num_suppressed_; first += kWarp) {
       const int i = first + static_cast<int>(threadIdx.x) % kWarp;
       const int64_t id = i < num_suppressed_ ? suppressed(i) : -1;
@@ -210,18 +251,12 @@ class RowSource {
     }
   }
 
-  __device__ float logit(int64_t i) const {
-    for (int s = 0; s < num_suppressed_; ++s) {
-      if (suppressed(s) == i) return -kInfinity;
-    }
-    const float c = to_float(cond_[i]);
-    return kGuided ? combine(c, to_float(uncond_[i]), weight_) : c;
-  }
+  __device__ float softened(float z) const { return kMix != Mix::kPlain && cap_.given() ? cap_(z) : z; }
 
- private:
   const T* cond_;
   const T* uncond_ = nullptr;
   float weight_ = 1;
+  const SoftCap cap_;
   bool aligned_;
   const Array& suppress_;
   const int num_suppressed_;

@@ -9,9 +9,6 @@
 
 namespace dlm::cuda {
 
-constexpr double kLog2e = 1.4426950408889634;
-constexpr double kLn2 = 0.6931471805599453;
-
 enum SweepFlags : int { kPlain = 0, kTilt = 1, kTwoLaws = 2 };
 
 // The maximum as a reference: -inf cannot be subtracted, and anything else will do in its place.
@@ -48,15 +45,13 @@ class Sweeper {
   // The chunk of `size` logits from `begin` on: the calling warp's partial, in every lane.
   __device__ Partial sweep(int64_t begin, int size) const {
     Partial lane = {-kInfinity, 0, 0, 0};
-    const int mine = static_cast<int>(threadIdx.x) * Source::kLogits;
     for (int tile = 0; tile < size; tile += Source::kTile) {
       Vector vector[kVectors];
-      source_.load_tile(begin + tile + mine, size - tile - mine, vector);
-      if (source_.num_suppressed() > 0) exclude(vector, begin + tile, min_of(Source::kTile, size - tile));
+      source_.load_tile(begin, tile, size, vector);
       Vector high = vector[0];
 #pragma unroll
       for (int i = 1; i < kVectors; ++i) high = high.max(vector[i]);
-      const float top = warp_max(high.top());
+      const float top = warp_max(source_.effective(high.top()));
       if (tile > 0) rescale(&lane, top);
       lane.max = fmaxf(lane.max, top);
       const float ref = reference(lane.max);
@@ -80,15 +75,6 @@ class Sweeper {
     return warp_reduce(v, [](float a, float b) { return a + b; });
   }
 
-  // Suppressed ids of the tile [begin, begin + size).
-  __device__ void exclude(Vector (&vector)[kVectors], int64_t begin, int size) const {
-    source_.each_excluded(begin, begin + size, [&](int64_t id) {
-      const int at = static_cast<int>(id - begin) - static_cast<int>(threadIdx.x) * Source::kLogits;
-#pragma unroll
-      for (int i = 0; i < kVectors; ++i) vector[i].exclude(at - i * Source::kTurn);
-    });
-  }
-
   // To the maximum of everything so far; sums of 0 stay 0, whatever the factor would be.
   __device__ void rescale(Partial* lane, float top) const {
     const float fall = fminf(reference(lane->max) - reference(fmaxf(lane->max, top)), 0);
@@ -106,8 +92,8 @@ class Sweeper {
     float mass = 0, tilt = 0, draw_mass = 0;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      vector[i].each([&](int, float z) {
-        const float y = law.of(z), e = exp2_approx(y);
+      vector[i].each([&](int, float as_read) {
+        const float z = source_.effective(as_read), y = law.of(z), e = exp2_approx(y);
         mass += e;
         if ((kFlags & kTilt) != 0) tilt = fmaf(e, fmaxf(y, -126.0f), tilt);  // e is 0 below, and 0 * -inf no number
         if ((kFlags & kTwoLaws) != 0) draw_mass += exp2_approx(draw.of(z));
@@ -121,5 +107,18 @@ class Sweeper {
   const Source& source_;
   const float scale_, draw_scale_;
 };
+
+// Chunks [first, stop) of a row, by the calling block: kWarps partials each, to where `parts` has those of chunk 0.
+template <int kFlags, class Source>
+__device__ void sweep_chunks(const Source& source, const RowLaw& law, int64_t vocab, int first, int stop,
+                             Partial* parts) {
+  const Sweeper<kFlags, Source> sweeper(source, law);
+  const int64_t size = chunk_size(vocab);
+  parts += threadIdx.x / kWarp;
+  for (int c = first; c < stop; ++c) {
+    const Partial p = sweeper.sweep(c * size, static_cast<int>(min_of(size, vocab - c * size)));
+    if (threadIdx.x % kWarp == 0) parts[c * kWarps] = p;
+  }
+}
 
 }  // namespace dlm::cuda

@@ -20,6 +20,9 @@ struct Library {
   decltype(&dlm_cuda_draw_tokens) draw_tokens = nullptr;
   decltype(&dlm_cuda_denoise_step) denoise_step = nullptr;
   decltype(&dlm_cuda_topk_unmask) topk_unmask = nullptr;
+  decltype(&dlm_cuda_renoise_step) renoise_step = nullptr;
+  decltype(&dlm_cuda_transition_step) transition_step = nullptr;
+  decltype(&dlm_cuda_q_sample) q_sample = nullptr;
 };
 Library library;
 
@@ -36,6 +39,11 @@ class Simt {
   int32_t call(const DrawArgs& a, dlm_error* e) { return checked(library.draw_tokens(&a, scratch(), nullptr, e)); }
   int32_t call(const StepArgs& a, dlm_error* e) { return checked(library.denoise_step(&a, scratch(), nullptr, e)); }
   int32_t call(const UnmaskArgs& a, dlm_error* e) { return checked(library.topk_unmask(&a, scratch(), nullptr, e)); }
+  int32_t call(const RenoiseArgs& a, dlm_error* e) { return checked(library.renoise_step(&a, scratch(), nullptr, e)); }
+  int32_t call(const TransitionArgs& a, dlm_error* e) {
+    return checked(library.transition_step(&a, scratch(), nullptr, e));
+  }
+  int32_t call(const NoisingArgs& a, dlm_error* e) { return checked(library.q_sample(&a, scratch(), nullptr, e)); }
 
  private:
   void* scratch() { return scratch_.mutable_data_ptr(); }
@@ -65,5 +73,8 @@ extern "C" __attribute__((visibility("default"))) const char* dlm_simt_use(const
   library.find(handle, "dlm_cuda_draw_tokens", library.draw_tokens);
   library.find(handle, "dlm_cuda_denoise_step", library.denoise_step);
   library.find(handle, "dlm_cuda_topk_unmask", library.topk_unmask);
+  library.find(handle, "dlm_cuda_renoise_step", library.renoise_step);
+  library.find(handle, "dlm_cuda_transition_step", library.transition_step);
+  library.find(handle, "dlm_cuda_q_sample", library.q_sample);
   return library.missing;
 }

@@ -1,0 +1,128 @@
+// The end of a row that is drawn from, or only asked for its statistics: the outputs, and the records on which its
+// sequence decides.
+#pragma once
+
+#include "probabilities.h"
+
+namespace dlm::cuda {
+
+__device__ inline RowLaw law_of(const RowsJob& job, const Place& at) {
+  const float temperature = float_at(job.args.step.sweep.temperature, at.b);
+  RowLaw law = row_law(temperature, job.resolved.from_sampled, job.tilt);
+  if (job.op == RowsOp::kRowStats) law.beta = inverse_temperature(temperature), law.draw_beta = 0;
+  return law;
+}
+
+// The token that somebody asks about, and its logit.
+template <class Source>
+__device__ Current holding(const Source& source, int64_t token, int64_t vocab) {
+  return {token, token >= 0 && token < vocab ? source.logit(token) : -kInfinity};
+}
+
+// log p(now) - log p(what the trace has committed at this place).
+template <class Source>
+__device__ float trace_gain(const RowsJob& job, const Source& source, const RowLaw& law, const RowStats& stats,
+                            const Place& at, const Current& now) {
+  const Current before = holding(source, committed_token(job.args.step.decide.trace, at), job.resolved.vocab);
+  if (before.token < 0) return 0;
+  return static_cast<float>(log_prob(stats, now.token, now.z, law.beta) -
+                            log_prob(stats, before.token, before.z, law.beta));
+}
+
+// A row that is not read, or cannot be used.
+__device__ inline void store_unread(const RowsJob& job, int64_t row, const Place& at, RowState state) {
+  const StepArgs& step = job.args.step;
+  const Array& x = step.decide.x;
+  if (job.op == RowsOp::kDraw) {
+    store(job.draw_out, row, DrawnRow{}, state == kBad);
+    return;
+  }
+  job.records.state[row] = state;
+  if (job.op == RowsOp::kTransition) {
+    store_unmoved(job.transition_out, x, row, at);
+    return;
+  }
+  store_skipped(step.out, x, row, at);
+  if (job.op == RowsOp::kRenoise) {
+    store_int(job.args.out.argmax, x.dtype, row, token_on_canvas(x, at));
+    job.args.out.entropy[row] = 0;
+  }
+}
+
+__device__ inline void store_drawn_row(const RowsJob& job, int64_t row, const DrawnRow& drawn) {
+  if (job.op == RowsOp::kDraw) {
+    store(job.draw_out, row, drawn, false);
+    return;
+  }
+  const StepArgs& step = job.args.step;
+  store_drawn(step.out, step.decide.x, row, drawn);
+  step.out.unmask.committed[row] = false;
+  job.records.state[row] = kEligible;
+  job.records.value[row] = drawn.score.value;
+  job.records.key[row] = drawn.score.key;
+  job.records.entropy[row] = drawn.entropy;
+  if (job.op == RowsOp::kRenoise) {
+    store_int(job.args.out.argmax, step.decide.x.dtype, row, drawn.best);
+    job.args.out.entropy[row] = drawn.entropy;
+  }
+}
+
+// Scores and stores what was drawn. One thread calls, and its arithmetic is in double: a call of its own spares the others
+// its registers.
+template <class Source>
+__device__ DLM_NOINLINE void score_row(const RowsJob& job, int64_t row, RowStats stats, int64_t token) {
+  const Resolved& r = job.resolved;
+  const StepArgs& step = job.args.step;
+  const Place at = place_of(r.geometry, row);
+  const RowLaw law = law_of(job, at);
+  const Source source(step.sweep, r.geometry, row);
+  if (token < 0) token = stats.argmax;
+  const float z = token == stats.argmax ? stats.max : source.logit(token);
+  const bool of_best = job.op == RowsOp::kRenoise;
+  job.records.gain[row] = trace_gain(job, source, law, stats, at, {of_best ? stats.argmax : token, of_best ? stats.max : z});
+  Current current;
+  if (compares(r.confidence)) {
+    const bool told = job.op == RowsOp::kDraw;
+    current = holding(source, told ? given_token(step.draw, r.geometry, row) : token_on_canvas(step.decide.x, at),
+                      r.vocab);
+  }
+  store_drawn_row(job, row, score_draw(step.draw, r, law, stats, at, token, z, current));
+}
+
+template <class Source>
+__device__ void store_stats(const RowsJob& job, const Source& source, const RowLaw& law, const RowStats& stats,
+                            int64_t row, bool good) {
+  if (threadIdx.x != 0) return;
+  const Current asked = holding(source, given_token(job.args.step.draw, job.resolved.geometry, row), job.resolved.vocab);
+  const bool known = good && asked.token >= 0 && asked.token < job.resolved.vocab;
+  store(job.stats_out, row, good, stats, law.beta, known ? probability(stats, asked, law.beta) : 0);
+}
+
+// The block that completes the row calls. A call of its own: inlined, its registers would crowd the sweep's.
+template <class Source>
+__device__ DLM_NOINLINE void finish_draw(const RowsJob& job, int64_t row) {
+  const Resolved& r = job.resolved;
+  const Place at = place_of(r.geometry, row);
+  const RowLaw law = law_of(job, at);
+  const Source source(job.args.step.sweep, r.geometry, row);
+  const Finisher<Source> finisher(source, r.vocab, law, job.parts + row * num_chunks(r.vocab) * kWarps);
+  RowStats stats;
+  if (!finisher.bad()) stats = finisher.stats();
+  if (job.op == RowsOp::kRowStats) {
+    store_stats(job, source, law, stats, row, !finisher.bad());
+    return;
+  }
+  if (finisher.bad()) {
+    if (threadIdx.x == 0) store_unread(job, row, at, kBad);
+    return;
+  }
+  int64_t token = -1;
+  if (law.draw_beta > 0) token = finisher.draw(row_uniform(job.args.step.draw, r.geometry, row, at));
+  if (threadIdx.x == 0) score_row<Source>(job, row, stats, token);
+  const Array& probs = job.args.state.probs;
+  if (!given(probs)) return;
+  BFloat16* const out = static_cast<BFloat16*>(probs.data) + row_offset(r.geometry, probs, row);
+  store_probabilities(source, r.vocab, law, stats, out);
+}
+
+}  // namespace dlm::cuda

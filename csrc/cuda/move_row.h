@@ -1,0 +1,86 @@
+// A transition of one row: its route, and its new token. Only the rows that follow the model read anything again.
+#pragma once
+
+#include "draw_row.h"
+
+namespace dlm::cuda {
+
+// The mask is no token of the law, whatever its logit is.
+template <class Source>
+__device__ Current held(const RowsJob& job, const Source& source, int64_t token) {
+  return is_mask(token, job.args.mask_id) ? Current{token, -kInfinity} : holding(source, token, job.resolved.vocab);
+}
+
+// One thread's work, as in score_row.
+template <class Source>
+__device__ DLM_NOINLINE Route route_of(const RowsJob& job, int64_t row, RowStats stats) {
+  const Resolved& r = job.resolved;
+  const StepArgs& step = job.args.step;
+  const Place at = place_of(r.geometry, row);
+  const Source source(step.sweep, r.geometry, row);
+  const double u = row_uniform(step.draw, r.geometry, row, at, kStreamRoute, 0);
+  const Current current = held(job, source, token_on_canvas(step.decide.x, at));
+  return choose_route(job.coefficients, job.args.mask_id, r, law_of(job, at), stats, at, current, u);
+}
+
+// Likewise. `drawn`: what the model's route leads to, -1 if it has nothing but x_t to offer.
+template <class Source>
+__device__ DLM_NOINLINE void store_move(const RowsJob& job, int64_t row, RowStats stats, Route route, int64_t drawn) {
+  const Resolved& r = job.resolved;
+  const StepArgs& step = job.args.step;
+  const int64_t mask_id = job.args.mask_id;
+  const Place at = place_of(r.geometry, row);
+  const RowLaw law = law_of(job, at);
+  const Source source(step.sweep, r.geometry, row);
+  const Current current = held(job, source, token_on_canvas(step.decide.x, at));
+  if (route == kModel && (drawn < 0 || drawn == current.token)) route = kStay;
+  int64_t token = route == kModel ? drawn : route == kRemask ? mask_id : current.token;
+  if (route == kNoise) {
+    const double u = row_uniform(step.draw, r.geometry, row, at, kStreamNoise, 2);
+    token = noise_token(u, noise_support(r.vocab, mask_id), mask_id);
+  }
+  const Current now = held(job, source, token);
+  store_moved(job.transition_out, step.decide.x, row, token, route, probability(stats, current, law.beta),
+              probability(stats, now, law.beta));
+  job.records.state[row] = token == current.token ? kEligible : kChanged;
+  TraceEvent event;
+  event.before = current.token;
+  event.after = token;
+  event.by_noise = route != kModel;
+  if (route == kModel) {
+    event.committed = is_mask(token, mask_id) ? -1 : token;
+    event.gain = trace_gain(job, source, law, stats, at, now);
+  }
+  write(step.decide, at, event);
+}
+
+// The block that completes the row calls.
+template <class Source>
+__device__ DLM_NOINLINE void finish_move(const RowsJob& job, int64_t row) {
+  const Resolved& r = job.resolved;
+  const Place at = place_of(r.geometry, row);
+  const RowLaw law = law_of(job, at);
+  const Source source(job.args.step.sweep, r.geometry, row);
+  Finisher<Source> finisher(source, r.vocab, law, job.parts + row * num_chunks(r.vocab) * kWarps);
+  if (finisher.bad()) {
+    if (threadIdx.x == 0) store_unread(job, row, at, kBad);
+    return;
+  }
+  const RowStats stats = finisher.stats();
+  DLM_SHARED(int, chosen, );  // one thread's choice: all go the same way, whatever becomes of the canvas meanwhile
+  DLM_SHARED(int64_t, current, );
+  if (threadIdx.x == 0) {
+    chosen = route_of<Source>(job, row, stats);
+    current = token_on_canvas(job.args.step.decide.x, at);
+  }
+  __syncthreads();
+  const Route route = static_cast<Route>(chosen);
+  int64_t drawn = stats.argmax;
+  if (route == kModel && law.draw_beta > 0) {
+    if (current >= 0 && current < r.vocab) finisher.leave_out(current);
+    drawn = finisher.draw(row_uniform(job.args.step.draw, r.geometry, row, at, kStreamDraw, 1));
+  }
+  if (threadIdx.x == 0) store_move<Source>(job, row, stats, route, drawn);
+}
+
+}  // namespace dlm::cuda

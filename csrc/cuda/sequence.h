@@ -1,0 +1,114 @@
+// What the block does that finds all rows of a sequence finished.
+#pragma once
+
+#include "decide.h"
+#include "job.h"
+
+namespace dlm::cuda {
+
+__device__ inline void store_counts(const RowsJob& job, int64_t b, int64_t written, int64_t bad) {
+  const UnmaskOutputs& step = job.args.step.out.unmask;
+  const bool moves = job.op == RowsOp::kTransition;
+  (moves ? job.transition_out.num_changed : step.num_committed)[b] = written;
+  (moves ? job.transition_out.num_bad : step.num_bad)[b] = bad;
+  if (!moves) step.num_open[b] = 0;
+}
+
+// Sequences that packed rows never mention have counts all the same. Rows are few here.
+__device__ inline void count_absent(const RowsJob& job) {
+  for (int64_t b = 0; b < job.args.step.decide.x.shape[0]; ++b) {
+    if (count_rows(job.resolved.geometry, b, b + 1) == 0 && threadIdx.x == 0) store_counts(job, b, 0, 0);
+  }
+}
+
+__device__ inline Standing rank_records(const RowsJob& job, const RuleParams& rule, int64_t b, Ranked* ranked) {
+  const RowRecords& records = job.records;
+  return rank_sequence(
+      job.resolved.geometry, rule, b, ranked,
+      [&](int64_t row, const Place&) {
+        const auto state = static_cast<RowState>(records.state[row]);
+        return Verdict{state, state == kEligible ? rank_key(rule.rule, records.key[row], records.entropy[row]) : 0.0};
+      },
+      [&](int64_t row) { return records.value[row]; },
+      [&](int64_t row) { return static_cast<double>(records.entropy[row]); });
+}
+
+__device__ inline void commit_rows(const RowsJob& job, int64_t b, Ranked* ranked) {
+  const StepArgs& step = job.args.step;
+  const Standing rows = rank_records(job, rule_params(job.resolved, step.decide, b), b, ranked);
+  commit_ranked(
+      step.decide, b, ranked, rows, step.out.unmask,
+      [&](int64_t row) { return load_int(step.out.tokens, step.decide.x.dtype, row); },
+      [&](int64_t row) { return job.records.gain[row]; });
+}
+
+// How many positions of the sequence are closed for good.
+__device__ inline int64_t num_committed(const DecideParams& d, int64_t b) {
+  int count = 0;
+  if (!given(d.committed)) return 0;
+  for (int64_t p = threadIdx.x; p < d.x.shape[1]; p += blockDim.x) count += flag_at(d.committed, Place{b, p});
+  return block_sum(count);
+}
+
+// Accepted rows take their draw, the others noise.
+__device__ inline void renoise_rows(const RowsJob& job, int64_t b, Ranked* ranked) {
+  const RenoiseArgs& a = job.args;
+  const DecideParams& d = a.step.decide;
+  const int64_t support = noise_support(job.resolved.vocab, a.mask_id);
+  RuleParams rule = rule_params(job.resolved, d, b);
+  rule.quota = max_of<int64_t>(0, rule.quota - num_committed(d, b));
+  const Standing rows = rank_records(job, rule, b, ranked);
+  int changed = 0;
+  for (int64_t r = threadIdx.x; r < rows.eligible; r += blockDim.x) {
+    const int64_t row = ranked[r].row;
+    const Place at = {b, ranked[r].position};
+    const bool accepted = r < rows.accepted;
+    const double u = row_uniform(a.step.draw, job.resolved.geometry, row, at, kStreamNoise, 1);
+    const int64_t token =
+        accepted ? load_int(a.step.out.tokens, d.x.dtype, row) : noise_token(u, support, a.mask_id);
+    changed |= update_argmax(a, row, at);
+    renoise(a, row, at, accepted, token, job.records.gain[row]);
+  }
+  changed = block_max(changed);
+  // Every warp adds them up, rank by rank in 32 lanes: the same sum in a block of any size.
+  double entropy = 0;
+  for (int64_t r = threadIdx.x % kWarp; r < rows.eligible; r += kWarp) entropy += job.records.entropy[ranked[r].row];
+  entropy = warp_reduce(entropy, [](double x, double y) { return x + y; });
+  if (threadIdx.x != 0) return;
+  update_done(a, b, rows.eligible, rows.bad, changed != 0, entropy);
+  store_counts(job, b, rows.accepted, rows.bad);
+}
+
+__device__ inline void count_moves(const RowsJob& job, int64_t b) {
+  const RowRange range = rows_of(job.resolved.geometry, b);
+  int changed = 0, bad = 0;
+  for (int64_t row = range.begin + threadIdx.x; row < range.end; row += blockDim.x) {
+    if (place_of(job.resolved.geometry, row).b != b) continue;
+    changed += job.records.state[row] == kChanged;
+    bad += job.records.state[row] == kBad;
+  }
+  changed = block_sum(changed);
+  bad = block_sum(bad);
+  if (threadIdx.x == 0) store_counts(job, b, changed, bad);
+}
+
+// `ranked` as in rank_sequence; transitions rank nothing.
+__device__ inline void finish_sequence(const RowsJob& job, int64_t b, Ranked* ranked) {
+  if (job.op == RowsOp::kStep) commit_rows(job, b, ranked);
+  if (job.op == RowsOp::kRenoise) renoise_rows(job, b, ranked);
+  if (job.op == RowsOp::kTransition) count_moves(job, b);
+}
+
+// A row has been finished; the block that finishes the last one of a sequence finishes that, too. A call of its own, so
+// that nothing of it is kept in registers before.
+__device__ DLM_NOINLINE inline void finish_fused(const RowsJob& job, int64_t row) {
+  const Geometry& g = job.resolved.geometry;
+  const int64_t b = place_of(g, row).b;
+  if (b < 0) return;
+  const int64_t rows = count_rows(g, b, b + 1);
+  if (!last_to_arrive(job.sequence_arrivals + b, static_cast<unsigned>(rows))) return;
+  DLM_DYNAMIC_SHARED(Ranked, ranked);
+  finish_sequence(job, b, ranked);
+}
+
+}  // namespace dlm::cuda
