@@ -57,6 +57,11 @@ REPORTS = {
     "chained_scan.missing_acquire_fence": "needs __threadfence() after the atomic that saw it published",
     "chained_scan.flag_without_atomic": "needs to be atomic in both places",
     "chained_scan.waits_for_successor": "livelock",
+    "moves.missing_barrier_choice": "of shared from",
+    "moves.choice_by_every_thread": "of global canvas",
+    "moves.missing_barrier_parts": "of shared part",
+    "moves.non_atomic_total": "both of global total+0 (of 4 bytes)",
+    "moves.part_cleared_early": "of shared part+0",
 }
 
 

@@ -41,7 +41,7 @@ DLM_HD void write(const DecideParams& d, const Place& at, const TraceEvent& even
 DLM_HD bool commit(const DecideParams& d, const Place& at, int64_t token, float gain) {
   const bool open = d.has_mask && token == d.mask_id;
   TraceEvent event;
-  event.before = token_on_canvas(d.x, at);
+  if (given(d.trace.positions)) event.before = token_on_canvas(d.x, at);  // nobody else asks
   event.after = token;
   event.committed = open ? -1 : token;
   event.gain = gain;

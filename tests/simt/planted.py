@@ -146,9 +146,21 @@ def chained_scan(device, bug, draw):
     expect("sums", sums, np.cumsum(values))
 
 
+def moves(device, bug, draw):
+    rng = np.random.default_rng(draw((0, 99), 0))
+    rows, width = draw((1, 9), 5), draw((1, 700), 300)
+    values, canvas = rng.integers(-9, 9, (rows, width)), 2 * rng.integers(0, width, rows)
+    canvas[: draw((0, rows), 2)] += 1  # these move
+    held, total = device.array("canvas", canvas, np.int32), device.array("total", [0], np.uint32)
+    device.run("moves", bug, device.array("values", values, np.int32), rows, width, held, total)
+    others = values.sum(1) - np.where(canvas < width, values[np.arange(rows), np.minimum(canvas, width - 1)], 0)
+    expect("canvas", held, np.where(canvas % 2 == 0, canvas + 1, others))
+    expect("total", total, [(canvas % 2).sum()])
+
+
 KERNELS = {
     k.__name__: k
-    for k in (row_sums, block_scan, warp_reverse, warp_relay, histogram, bitonic_sort, compact, chained_scan)
+    for k in (row_sums, block_scan, warp_reverse, warp_relay, histogram, bitonic_sort, compact, chained_scan, moves)
 }
 
 

@@ -57,7 +57,12 @@ constexpr unsigned kAllLanes = 0xffffffffu;
   BUG(chained_scan, missing_acquire_fence)   \
   BUG(chained_scan, missing_barrier)         \
   BUG(chained_scan, flag_without_atomic)     \
-  BUG(chained_scan, waits_for_successor)
+  BUG(chained_scan, waits_for_successor)     \
+  BUG(moves, missing_barrier_choice)         \
+  BUG(moves, choice_by_every_thread)         \
+  BUG(moves, missing_barrier_parts)          \
+  BUG(moves, non_atomic_total)               \
+  BUG(moves, part_cleared_early)
 
 enum Bug {
   kCorrect,
@@ -337,6 +342,34 @@ __global__ void chained_scan(int bug, const int* values, unsigned* state, int* s
   }
 }
 
+// A position per block: one thread looks at the canvas and says whether the position moves; then the whole block adds up
+// the row without what the position holds, and the one thread writes the sum there. All positions count into `total`.
+__global__ void moves(int bug, const int* values, int width, int* canvas, unsigned* total) {
+  DLM_SHARED(int, from);
+  DLM_SHARED(int, part, [kWarps]);
+  const int thread = threadIdx.x, row = blockIdx.x;
+  if (thread == 0) from = canvas[row];
+  if (bug != moves_missing_barrier_choice) __syncthreads();
+  const int held = bug == moves_choice_by_every_thread ? canvas[row] : from;
+  if (held % 2 == 0) {
+    if (thread == 0) canvas[row] = held + 1;
+    return;
+  }
+  int sum = 0;
+  for (int i = thread; i < width; i += kThreads) sum += i == held ? 0 : values[row * width + i];
+  for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(kAllLanes, sum, lanes);
+  if (thread % 32 == 0) part[thread / 32] = sum;
+  if (bug != moves_missing_barrier_parts) __syncthreads();
+  if (bug == moves_part_cleared_early && thread == kThreads - 1) part[0] = 0;
+  if (thread > 0) return;
+  canvas[row] = part[0] + part[1] + part[2] + part[3];
+  if (bug == moves_non_atomic_total) {
+    *total += 1;
+  } else {
+    atomicAdd(total, 1u);
+  }
+}
+
 template <class... Params>
 const char* run(const char* name, void (*kernel)(Params...), dim3 grid, int threads, size_t dynamic_shared,
                 std::common_type_t<Params>... args) {
@@ -382,4 +415,8 @@ EXPORT planted_compact(int bug, const unsigned char* flags, int count, int* indi
 
 EXPORT planted_chained_scan(int bug, const int* values, int blocks, unsigned* state, int* sums) {
   return run("chained_scan", chained_scan, dim3(blocks), kThreads, 0, bug, values, state, sums);
+}
+
+EXPORT planted_moves(int bug, const int* values, int rows, int width, int* canvas, unsigned* total) {
+  return run("moves", moves, dim3(rows), kThreads, 0, bug, values, width, canvas, total);
 }
