@@ -1,6 +1,6 @@
 """Counts the machine instructions that the CUDA sweep spends per logit: what an issue slot is to a GPU, without a GPU.
 
-    python bench/sass.py [--arch 90] [--dtype bfloat16]
+    python bench/sass.py [--arch 90] [--dtype bfloat16] [--capped]
 
 Compiles one rows kernel with nvcc, disassembles it with nvdisasm (pip install nvidia-cuda-nvdisasm), and walks its control
 flow: the cheapest way round the tile loop that makes all of a tile's vector loads and exponentials, and round the chunk
@@ -46,16 +46,19 @@ def nvcc() -> str | None:
     return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
 
-def count(dtype: str = "bfloat16", arch: str = "90") -> Count:
-    """Of the greedy sweep (one law, no entropy) of this dtype on sm_``arch``."""
+def count(dtype: str = "bfloat16", arch: str = "90", capped: bool = False) -> Count:
+    """Of the greedy sweep (one law, no entropy) of this dtype on sm_``arch``; ``capped``: of softcapped logits, one law with its
+    entropy, the only such sweep."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "rows.cubin"
         flags = ["-std=c++17", "-O3", f"-arch=sm_{arch}", "-cubin", "-o", str(cubin)]
-        subprocess.run([nvcc(), *flags, str(SOURCES / f"rows_{dtype}.cu")], check=True)
+        subprocess.run([nvcc(), *flags, str(SOURCES / f"draws_{dtype}.cu")], check=True)
         text = subprocess.run([nvdisasm(), "-c", str(cubin)], check=True, capture_output=True, text=True).stdout
-    blocks, edges = control_flow(function(text, f"rows_kernelI{TYPES[dtype]}LNS0_3MixE0ELb0ELNS0_6FamilyE0E"))
+    kernel = "LNS0_3MixE1ELb1ELNS0_6FamilyE0E" if capped else "LNS0_3MixE0ELb0ELNS0_6FamilyE0E"
+    blocks, edges = control_flow(function(text, f"rows_kernelI{TYPES[dtype]}{kernel}"))
     logits = LOGITS[dtype]
-    sweeps = [b for b, block in enumerate(blocks) if logits <= sum("MUFU.EX2" in line for line in block) <= logits + 1]
+    least = 2 * logits if capped else logits  # exponentials
+    sweeps = [b for b, block in enumerate(blocks) if least <= sum("MUFU.EX2" in line for line in block) <= least + 1]
     hot = min(sweeps, key=lambda b: len(blocks[b]))
     tiles = -(-CHUNK // (THREADS * logits))
     tile = around(blocks, edges, hot, stores=0)
@@ -124,11 +127,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="90")
     parser.add_argument("--dtype", default="bfloat16", choices=LOGITS)
+    parser.add_argument("--capped", action="store_true", help="of softcapped logits, with the entropy")
     args = parser.parse_args()
     if nvcc() is None or nvdisasm() is None:
         sys.exit("needs nvcc and nvdisasm (pip install nvidia-cuda-nvdisasm)")
-    found = count(args.dtype, args.arch)
-    print(f"sm_{args.arch} {args.dtype} greedy sweep: {found.tile:.2f} instructions per logit of a whole tile,")
+    found = count(args.dtype, args.arch, args.capped)
+    sweep = "capped sweep with entropy" if args.capped else "greedy sweep"
+    print(f"sm_{args.arch} {args.dtype} {sweep}: {found.tile:.2f} instructions per logit of a whole tile,")
     print(f"{found.chunk:.2f} per logit of a chunk of {CHUNK}, warp sums and stores included")
     return 0
 

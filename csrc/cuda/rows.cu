@@ -1,11 +1,22 @@
-// Which instantiation of the rows kernel a job wants. They are compiled apart, one dtype per file.
+// Which instantiation of the rows kernel a job wants. They are compiled apart, a family and a dtype per file.
 #include "rows.h"
 
 namespace dlm::cuda {
+namespace {
 
-extern template void launch_rows_of<float>(const RowsJob&, const SortSpace&, void*);
-extern template void launch_rows_of<BFloat16>(const RowsJob&, const SortSpace&, void*);
-extern template void launch_rows_of<Float16>(const RowsJob&, const SortSpace&, void*);
+template <class T>
+void launch_rows_of(const RowsJob& job, const SortSpace& space, void* stream) {
+  job.op == RowsOp::kTransition ? launch_moves_of<T>(job, space, stream) : launch_draws_of<T>(job, space, stream);
+}
+
+}  // namespace
+
+extern template void launch_draws_of<float>(const RowsJob&, const SortSpace&, void*);
+extern template void launch_draws_of<BFloat16>(const RowsJob&, const SortSpace&, void*);
+extern template void launch_draws_of<Float16>(const RowsJob&, const SortSpace&, void*);
+extern template void launch_moves_of<float>(const RowsJob&, const SortSpace&, void*);
+extern template void launch_moves_of<BFloat16>(const RowsJob&, const SortSpace&, void*);
+extern template void launch_moves_of<Float16>(const RowsJob&, const SortSpace&, void*);
 
 void launch_rows(const RowsJob& job, const SortSpace& space, void* stream) {
   const int32_t dtype = job.args.step.sweep.logits.dtype;

@@ -1,0 +1,7 @@
+#include "rows.h"
+
+namespace dlm::cuda {
+
+template void launch_draws_of<float>(const RowsJob&, const SortSpace&, void*);
+
+}  // namespace dlm::cuda

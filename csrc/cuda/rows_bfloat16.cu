@@ -1,7 +1,0 @@
-#include "rows.h"
-
-namespace dlm::cuda {
-
-template void launch_rows_of<BFloat16>(const RowsJob&, const SortSpace&, void*);
-
-}  // namespace dlm::cuda

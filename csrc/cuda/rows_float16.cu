@@ -1,7 +1,0 @@
-#include "rows.h"
-
-namespace dlm::cuda {
-
-template void launch_rows_of<Float16>(const RowsJob&, const SortSpace&, void*);
-
-}  // namespace dlm::cuda
