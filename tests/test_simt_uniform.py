@@ -30,7 +30,9 @@ SHAPES = {
     "513 positions, two launches where they are sorted": dict(batch=2, length=513, width=513, vocab=3),
     "nothing to do": dict(batch=3, length=4, width=0, vocab=5),
 }
-COMMON = dict(seed=5, temperature="mixed", per_request=True, bad_share=0.1, frozen=True, suppress=2, rule="entropy_budget")
+COMMON = dict(
+    seed=5, temperature="mixed", per_request=True, bad_share=0.1, frozen=True, suppress=2, rule="entropy_budget"
+)
 
 
 def case_of(name, **more):
@@ -92,7 +94,9 @@ def test_transitions(runtime, name):
 
 
 @pytest.mark.parametrize("redraw, level", [("min_p", 0.001), ("guidance", 1.7), ("score", 0.0)])
-@pytest.mark.parametrize("name", ["one launch, rows in parts", "33 packed sequences, two launches", "guided, with gaps"])
+@pytest.mark.parametrize(
+    "name", ["one launch, rows in parts", "33 packed sequences, two launches", "guided, with gaps"]
+)
 def test_redraws_are_the_cpus(runtime, name, redraw, level):
     """No band: nothing in these rows is as close to an edge as two sums of floats are to each other."""
     from dlm_kernels import _ops
