@@ -17,11 +17,14 @@ from .trace import RevisionTrace
 _CONF_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
 _MARK = re.compile(r"\[dlm_kernels:(ValueError|TypeError|RuntimeError)\] (.*?)\[end\]", re.DOTALL)
 _ERRORS = {"ValueError": ValueError, "TypeError": TypeError, "RuntimeError": RuntimeError}
+# What the ops call differently than the steps above them.
+NAMES = {"window_start": "window", "window_stop": "window"}
 FINITE_ROWS = "must hold a finite value and no NaN or +inf in every row that is read"
 
 
-def call(op, *args, **kwargs):
-    """Run ``op``; a rejected argument surfaces as the ValueError or TypeError that it is."""
+def call(op, *args, names=None, **kwargs):
+    """Run ``op``; a rejected argument surfaces as the ValueError or TypeError that it is, under its public name where ``names``
+    has another one for it."""
     if torch.compiler.is_compiling():
         return op(*args, **kwargs)
     try:
@@ -30,7 +33,11 @@ def call(op, *args, **kwargs):
         found = _MARK.search(str(error))
         if found is None:
             raise
-        raise _ERRORS[found[1]](found[2]) from None
+        kind, text = _ERRORS[found[1]], found[2]
+    except (ValueError, TypeError) as error:  # of the reference
+        kind, text = type(error), str(error)
+    argument, colon, rule = text.partition(": ")
+    raise kind((names or {}).get(argument, argument) + colon + rule) from None
 
 
 # ---- one argument each ---------------------------------------------------------------------------------------------
@@ -43,6 +50,7 @@ def optional(argument, value):
 def per_request(argument, value, dtype, device, keep=True):
     """A number for every sequence alike -> [1]; a tensor -> itself, [1] or [B]."""
     if isinstance(value, torch.Tensor):
+        value = tensor(argument, value)
         return value.reshape(1) if value.dim() == 0 else value
     convert = number if dtype.is_floating_point else integer
     return constant([convert(argument, value)], dtype, device, keep)
@@ -62,7 +70,7 @@ def token_ids(argument, value, device):
     """A tensor, or ints."""
     if value is None or isinstance(value, torch.Tensor):
         return value
-    ids = [value] if isinstance(value, int) else list(value)
+    ids = list(value) if hasattr(value, "__iter__") else [value]
     return constant([integer(argument, i) for i in ids], torch.int64, device)
 
 

@@ -67,6 +67,7 @@ def q_sample(
         mask_id=-1 if mask_id is None else int(mask_id),
         frozen=optional("frozen", frozen),
         uniform=optional("uniform", uniform),
+        names=dict(x="x_0", rates="alpha"),
     )
     return (x_t, route) if return_route else x_t
 

@@ -10,6 +10,7 @@ from . import _ops
 from .arguments import integer, number, require, require_type, tensor
 from .calling import (
     FINITE_ROWS,
+    NAMES,
     Writing,
     call,
     edges,
@@ -92,12 +93,14 @@ def renoise_step_(
         entropy_bound: accept from the lowest entropy up, as long as the entropies before the position sum to at most this (nats).
         rule: accept by this rule instead. With keep_accepted its quota counts all that was ever accepted: TopK(k) and
             Threshold(tau, at_least=k) take k over the whole run so far.
-        confidence_from: the law of entropy, confidence and probs: "sampled" at the temperature, or "raw" at T = 1.
+        confidence_from: the law of entropy, confidence and probs: "sampled" at the temperature (T = 1 where that is 0), or "raw"
+            at T = 1.
         softcap: c in [1e-6, 1e6]: the logits are c tanh(z / c), before anything else.
         state: a RenoiseState, brought up to date: sequences that come to rest are left alone from then on. None: a fresh one.
         stability_threshold, confidence_threshold: a sequence is at rest when its argmax was the same for so many steps and its
             mean entropy, in nats, is below that.
-        probs: bfloat16, like logits, unit stride in V: gets softmax of the law for every row that is read, for self-conditioning.
+        probs: bfloat16, like logits, unit stride in V: gets softmax of the law for every row that is read and not bad, for
+            self-conditioning; before ``check`` looks.
         mask_id: a token that is never drawn, neither by the law nor as noise.
         uniform: float64 in [0, 1), row-shaped + [2]: the numbers for draw and noise, instead of the keyed ones.
         check: raise if a row that was read is bad, naming the first (b, i), before x or state is written. Synchronises.
@@ -110,6 +113,7 @@ def renoise_step_(
         TypeError, ValueError: naming the argument, the rule and the value; nothing is written.
     """
     x, logits = tensor("x", x), tensor("logits", logits)
+    require(number("entropy_bound", entropy_bound) >= 0, "entropy_bound", "must be >= 0", entropy_bound)
     rule = EntropyBudget(entropy_bound) if rule is None else rule
     require_type(
         isinstance(rule, Rule), "rule", "must be TopK, Threshold, Factor or EntropyBudget", type(rule).__name__
@@ -147,6 +151,12 @@ def renoise_step_(
         **law(device, without(mask_id, suppress, logits), uncond_logits, cfg_scale, uniform),
         **scoring(confidence, confidence_from, conf_dtype),
         **writing.arguments,
+        names=NAMES
+        | dict(
+            quota="k" if rule.name == "topk" else "at_least",
+            stability="stability_threshold",
+            confident="confidence_threshold",
+        ),
     )
     tokens, best, _, score, accepted, _, num_bad = out
     if check:
@@ -155,7 +165,7 @@ def renoise_step_(
     if writing.keeps_history:
         good = score > -torch.inf
         writing.note(steps, where["start"], rows, good & ~accepted, torch.where(good, best, -1))
-    return RenoiseResult(*out, state.done, x)
+    return RenoiseResult(*out, state.done.clone(), x)
 
 
 def renoise_step(x, logits, **kwargs):

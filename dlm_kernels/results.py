@@ -54,7 +54,7 @@ class TransitionResult(NamedTuple):
     """What a transition did. Rows it did not read, and bad ones: token = x, route 0, p_current 0, confidence = -inf."""
 
     tokens: Any  # dtype of x, what the canvas holds now
-    route: Any  # uint8: 0 stay, 1 model, 2 noise, 3 mask
+    route: Any  # uint8: 0 stay, 1 model, 2 noise, 3 mask (of a redraw, noise by its share in the conditional posterior)
     p_current: Any  # float32, p(x_t) under the law at the temperature (T = 1 where that is 0)
     confidence: Any  # float32, p(token) under the same law; 0 for the mask
     num_changed: Any  # int64 [B]: positions that hold another token now
@@ -63,7 +63,8 @@ class TransitionResult(NamedTuple):
 
 
 class RenoiseResult(NamedTuple):
-    """What ``renoise_step`` did. Rows it did not read: token = argmax = x, entropy 0, confidence = -inf, not accepted."""
+    """What ``renoise_step`` did. Rows it did not read, and bad ones: token = x, argmax as in the state, entropy 0, confidence =
+    -inf, not accepted."""
 
     tokens: Any  # dtype of x, what the canvas holds now: the draw where accepted, else noise
     argmax: Any  # dtype of x, lowest index on ties

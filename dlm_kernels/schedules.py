@@ -175,7 +175,8 @@ def sumi(steps, schedule="linear", low=-MAX_LOG_SNR, high=MAX_LOG_SNR):
 
 
 def gidd(t, p_uniform):
-    """GIDD's noise at t: (Level, share of the noise that is uniform tokens), for ``q_sample``; ``transitions.gidd`` undoes it.
+    """GIDD's noise at t: (Level, share of the noise that is uniform tokens), as tensors, for ``q_sample``; ``transitions.gidd``
+    undoes it.
 
     ``t`` in [0, 1], number, [B] or [B, L]; ``p_uniform`` in [0, 1), the share of uniform tokens at t = 1/2. ValueError outside.
     """
@@ -188,7 +189,7 @@ def gidd(t, p_uniform):
 
 def gidd_snr(log_snr, hybrid_shift):
     """The noise of GIDD over log-SNR: (Level, share of uniform tokens = sigmoid(log_snr + hybrid_shift)), for ``q_sample``;
-    ``transitions.gidd_snr`` undoes it. Numbers or tensors. ValueError: NaN."""
+    ``transitions.gidd_snr`` undoes it. Takes numbers or tensors, gives tensors. ValueError: NaN."""
     inf = float("inf")
     lam, shift = numbers_in("log_snr", log_snr, -inf, inf), numbers_in("hybrid_shift", hybrid_shift, -inf, inf)
     return Level(torch.sigmoid(lam), torch.sigmoid(-lam)), torch.sigmoid(lam + shift)

@@ -8,6 +8,7 @@ from . import _ops
 from .arguments import integer, number, require_type, tensor
 from .calling import (
     FINITE_ROWS,
+    NAMES,
     Writing,
     call,
     edges,
@@ -223,6 +224,7 @@ def denoise_step_(
         **law(device, suppress, uncond_logits, cfg_scale, uniform),
         **scoring(confidence, confidence_from, conf_dtype),
         **writing.arguments,
+        names=NAMES | dict(quota="k" if rule.name == "topk" else "at_least"),
     )
     tokens, score, committed, *_, num_bad = out
     if check:
@@ -295,6 +297,7 @@ def topk_unmask_(
         step=steps,
         **edges(window),
         **writing.arguments,
+        names=NAMES | dict(quota="k"),
     )
     if check:
         rule, suspect = "must not be NaN at a candidate", confidence.isnan()

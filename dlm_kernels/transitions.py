@@ -7,8 +7,8 @@ weights that need only p(x_t) and numbers of the schedule. Each function here tu
     x_t kept:  keep + keep_p * V * p(x_t)      x_t left:  leave, for a draw of  model * law + noise * uniform + mask * [MASK]
 
 up to a common factor, chosen so that no nearly equal numbers are subtracted. Numbers may be floats, [B] or [B, L] tensors,
-and alpha a ``schedules.Level``, which keeps 1 - alpha exact. A step from t to t itself is an exact no-op, and where
-q_t(x_t) = 0, x_s is a fresh draw of q_s.
+and alpha a ``schedules.Level``, which keeps 1 - alpha exact. A step from t to t itself is an exact no-op (but for the noise that
+``remdm`` and ``duo_psi`` add on their own), and where q_t(x_t) = 0, x_s is a fresh draw of q_s.
 
 All steps of a run are made at once, and go to the device once:
 
@@ -234,7 +234,7 @@ def guided(transition, gamma):
     """Guidance between two posteriors of ``transition``: proportional to cond^gamma uncond^(1 - gamma), token by token, where
     cond is of ``logits`` and uncond of ``uncond_logits``. gamma = 1 is unguided.
 
-    What the conditional posterior forbids stays forbidden. Source: kuleshov-group/discrete-diffusion-guidance
+    What either posterior forbids is forbidden. Source: kuleshov-group/discrete-diffusion-guidance
     ``_cfg_denoise`` (UDLM). ValueError: gamma not finite.
     """
     gamma = number("gamma", gamma)

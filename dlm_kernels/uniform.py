@@ -8,7 +8,7 @@ import torch
 
 from . import _ops, transitions
 from .arguments import integer, require, require_type, tensor
-from .calling import FINITE_ROWS, Writing, call, edges, law, noise, optional, place, temperatures
+from .calling import FINITE_ROWS, NAMES, Writing, call, edges, law, noise, optional, place, temperatures
 from .constants import constant
 from .results import TransitionResult
 from .schedules import Level
@@ -48,8 +48,9 @@ def transition_step_(
         logits: float32, float16 or bfloat16, of x_0. Dense [B, W, V]: row (b, i) is for position start_b + i. Packed [R, V] with
             ``rows`` int64 [R]: b * L + position, -1 for padding, no position twice. Any strides, unit stride in V.
         transition: from ``dlm_kernels.transitions``: which step, from which noise level to which.
-        temperature: >= 0, a float or float32 [B]. The law is softmax(z / T); 0 is its argmax alone.
-        seed, step, generator: as in ``denoise_step_``. Route, draw and noise use streams of their own.
+        temperature: >= 0, a float or float32 [B]. The law is softmax(z / T); 0 is its argmax alone (not with ``redraw``).
+        seed, step, generator: as in ``denoise_step_``. Every step of a run needs a number of its own: two steps of one seed and
+            one number draw the same noise. Route, draw and noise use streams of their own.
         mask_id: the mask, where there is one. No law and no uniform noise ever draws it; a transition with mask noise needs it.
         suppress: token ids that the law does not have; uniform noise may still be one of them.
         start, rows, shift, window, frozen, uncond_logits, cfg_scale: as in ``denoise_step_``; ``transitions.guided`` takes
@@ -94,6 +95,7 @@ def transition_step_(
         **where,
         **law(device, without(mask_id, suppress, logits), uncond_logits, cfg_scale, uniform),
         **writing.arguments,
+        names=NAMES | dict(coefficients="transition"),
     )
     tokens, route, _, score, _, num_bad = out
     if check:
@@ -110,14 +112,16 @@ def transition_step(x, logits, **kwargs):
 
 
 def uniform_step_(x, logits, *, alpha_t, alpha_s, prediction="plug_in", tempered="before", **kwargs):
-    """One ancestral step of uniform diffusion, in place: ``transition_step_`` with ``transitions.uniform``.
+    """One ancestral step of uniform diffusion, in place: ``transition_step_`` with ``transitions.uniform``. Tensors of alpha cost
+    some 0.2 ms of small operations each time; ``transitions.uniform(...).steps()`` makes a whole run at once.
 
     Args:
         alpha_t, alpha_s: how much of the data is left at t and after the step, alpha_s >= alpha_t: numbers in [0, 1], [B] or
             [B, L] float tensors, or ``schedules.Level``, which keep 1 - alpha exact.
         prediction: "plug_in": the law stands for x_0 in the posterior (Sumi, UDLM, Duo). "denoiser": the law is p(x_0 | x_t), as
             networks trained by cross-entropy give it (diffusers' DiscreteDDIM).
-        tempered: for "denoiser": the temperature acts "before" or "after" the shift that takes x_t out of the law.
+        tempered: for "denoiser": the temperature acts "before" or "after" the shift that takes x_t out of the law. At T = 0 the
+            law is its argmax either way.
         The others are those of ``transition_step_``.
 
     Returns, Raises: as ``transition_step_``; ValueError also for alpha outside [0, 1] and alpha_s < alpha_t.
@@ -125,7 +129,7 @@ def uniform_step_(x, logits, *, alpha_t, alpha_s, prediction="plug_in", tempered
     make = transitions.uniform
     if not torch.compiler.is_compiling() and _is_constant(alpha_t) and _is_constant(alpha_s):
         make = _uniform_of_constants
-    return transition_step_(x, logits, transition=make(alpha_t, alpha_s, prediction, tempered), **kwargs)
+    return transition_step_(x, logits, transition=make(alpha_t, alpha_s, str(prediction), str(tempered)), **kwargs)
 
 
 def uniform_step(x, logits, **kwargs):
@@ -143,13 +147,13 @@ def _is_constant(alpha):
 
 def without(mask_id, suppress, logits):
     """``suppress`` and the mask, where that is in the vocabulary: what no law may draw."""
-    if mask_id is None or not mask_id < logits.shape[-1]:
+    if mask_id is None or logits.dim() == 0 or not mask_id < logits.shape[-1]:
         return suppress
-    if suppress is None or isinstance(suppress, int):
-        return [mask_id] if suppress is None else [mask_id, suppress]
     if isinstance(suppress, torch.Tensor):
+        if suppress.dim() != 1 or suppress.dtype != torch.int64:
+            return suppress  # the op says what is wrong with it
         return torch.cat([suppress, constant([int(mask_id)], torch.int64, logits.device)])
-    return [mask_id, *suppress]
+    return [int(mask_id), *(suppress if hasattr(suppress, "__iter__") else [] if suppress is None else [suppress])]
 
 
 def _on_device(coefficients, device):

@@ -44,10 +44,10 @@ class RowLaw(NamedTuple):
         """float64 [n]; -inf for what is no token of the vocabulary."""
         return self.stats.logprob_of(logit_of(self.z, token), self.temperature)
 
-    def probabilities(self):
+    def log_probabilities(self):
         """float64 [n, V]."""
         d = (self.z.double() - self.stats.max[:, None]) / self.temperature[:, None]
-        return torch.exp(d) / (1 + self.stats.rest[:, None])
+        return d - torch.log1p(self.stats.rest[:, None])
 
 
 def row_law(params, index, temperature):
@@ -144,5 +144,5 @@ def draw_rows(wanted, rows, params, drawing, *, current=None, committed=None, pr
         if committed is not None:
             out.committed_logprob[index] = torch.where(good, law.logprob(committed[index]), -torch.inf)
         if probs is not None:
-            probs[index] = torch.where(good[:, None], law.probabilities().to(probs.dtype), probs[index])
+            probs[index] = torch.where(good[:, None], law.log_probabilities().exp().to(probs.dtype), probs[index])
     return out

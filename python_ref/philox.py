@@ -11,6 +11,8 @@ STREAM_DRAW = 0  # which token
 STREAM_RANK = 1  # confidence="random"
 STREAM_ROUTE = 2  # stay, model, noise or mask
 STREAM_NOISE = 3  # the token of the noise prior
+STREAM_FORWARD_ROUTE = 4  # of q_sample, whose canvas a step may take up under the same seed and step
+STREAM_FORWARD_NOISE = 5
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

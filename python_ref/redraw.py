@@ -5,6 +5,8 @@ analytic step cuts scores off. Every token is weighed, and the token drawn from 
 position stays.
 """
 
+from typing import NamedTuple
+
 import torch
 
 from .transition import MASK, MODEL, NOISE, STAY, pick_route, route_weights
@@ -12,26 +14,32 @@ from .transition import MASK, MODEL, NOISE, STAY, pick_route, route_weights
 REDRAWS = ("none", "min_p", "guidance", "score")
 
 
-def posterior(coefficients, law, odds, shifted, current, support, mask_id):
-    """p(x_s) of every token, float64 [n, V], and of the mask, [n], which the former leaves out.
+class Posterior(NamedTuple):
+    """log p(x_s), float64: what powers are taken of must not underflow."""
 
-    ``law`` float64 [n, V], ``odds`` against ``current`` under it, ``shifted`` the same after the leave-one-out shift.
-    """
+    tokens: torch.Tensor  # [n, V], without the mask
+    mask: torch.Tensor  # [n]
+    noise: torch.Tensor  # [n], not a logarithm: the part that uniform noise has in the probability of every token
+
+
+def posterior(coefficients, log_law, odds, shifted, current, support, mask_id):
+    """p(x_s | x_t = current) of every row. ``log_law`` float64 [n, V], ``odds`` against ``current`` under it, ``shifted`` the
+    same after the leave-one-out shift."""
     is_mask = (current == mask_id) & (mask_id >= 0)
     weights = route_weights(coefficients, shifted, is_mask, support)
     odds = torch.where(is_mask, torch.inf, odds)
     others = torch.where(odds == torch.inf, 1.0, odds / (1 + odds))
     scale = torch.where(others > 0, weights[:, MODEL] / torch.where(others > 0, others, 1.0), 0.0)
     noise = weights[:, NOISE] / support
-    out = scale[:, None] * law + noise[:, None]
-    out = _put(out, torch.where(is_mask, -1, current), weights[:, STAY] + noise)
-    out = _put(out, torch.full_like(current, mask_id), torch.zeros_like(noise))
-    return out, torch.where(is_mask, weights[:, STAY], weights[:, MASK])
+    tokens = torch.logaddexp(scale.log()[:, None] + log_law, noise.log()[:, None])
+    tokens = _put(tokens, torch.where(is_mask, -1, current), (weights[:, STAY] + noise).log())
+    tokens = _put(tokens, torch.full_like(current, mask_id), torch.full_like(noise, -torch.inf))
+    return Posterior(tokens, torch.where(is_mask, weights[:, STAY], weights[:, MASK]).log(), noise)
 
 
 def weigh(kind, level, coefficients, law, current, support, conditional=None, unconditional=None):
-    """Weights of every token, float64 [n, V], and of the mask, [n]. ``conditional`` and ``unconditional``: as ``posterior``
-    gives them."""
+    """Weights of every token, float64 [n, V], and of the mask, [n], up to a factor of the row. ``conditional`` and
+    ``unconditional``: Posteriors."""
     if kind == "score":
         keep, leave = coefficients[:, 3], coefficients[:, 4]  # e^-dsigma, 1 - e^-dsigma
         floor = (leave / support)[:, None]
@@ -40,14 +48,29 @@ def weigh(kind, level, coefficients, law, current, support, conditional=None, un
         here = above.gather(-1, current.clamp(0, law.shape[-1] - 1)[:, None]) * (floor + keep[:, None])
         return _put(floor * above, current, torch.where(known, here, 0.0)[:, 0]), torch.zeros_like(leave)
     if kind == "min_p":
-        return tuple(torch.where(q >= level, q, 0.0) for q in conditional)
-    return tuple(_guided(level, c, u) for c, u in zip(conditional, unconditional))
+        probabilities = (conditional.tokens.exp(), conditional.mask.exp())
+        return tuple(torch.where(q >= level, q, 0.0) for q in probabilities)
+    tokens, mask = (_guided(level, c, u) for c, u in zip(conditional[:2], unconditional[:2]))
+    top = torch.maximum(tokens.amax(-1), mask)
+    top = torch.where(top == -torch.inf, 0.0, top)
+    return (tokens - top[:, None]).exp(), (mask - top).exp()
 
 
 def _guided(gamma, cond, uncond):
-    least = torch.finfo(torch.float64).tiny
-    power = gamma * cond.clamp(min=least).log() + (1 - gamma) * uncond.clamp(min=least).log()
-    return torch.where(cond > 0, power.exp(), 0.0)
+    """gamma cond + (1 - gamma) uncond, logarithms; what either forbids is forbidden."""
+    forbidden = (cond == -torch.inf) | (uncond == -torch.inf)
+    cond, uncond = (torch.where(forbidden, 0.0, v) for v in (cond, uncond))
+    return torch.where(forbidden, -torch.inf, gamma * cond + (1 - gamma) * uncond)
+
+
+def tell_noise(route, token, uniform, conditional=None):
+    """``route`` with NOISE for the drawn tokens that came as noise: of what the (conditional) posterior has for a token, the law
+    has a part and noise the rest. SEDD's redraw has no posterior and no parts."""
+    if conditional is None:
+        return route
+    index = token.clamp(0, conditional.tokens.shape[-1] - 1)[:, None]
+    whole = conditional.tokens.gather(-1, index)[:, 0].exp()
+    return torch.where((route == MODEL) & (uniform * whole < conditional.noise), NOISE, route)
 
 
 def draw_again(tokens, mask, current, mask_id, u_route, u_draw):

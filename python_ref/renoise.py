@@ -58,7 +58,8 @@ def renoise_step_(
     these alone, and a bad row ends nothing.
 
     Returns row-shaped (tokens and best like x, entropy, confidence float32, accepted bool), then num_accepted and num_bad,
-    int64 [B]. Rows that are not read, and bad ones: the canvas token twice (-1 for padding), 0, -inf, False.
+    int64 [B]. Rows that are not read, and bad ones: the canvas token (-1 for padding), that of ``argmax`` if given, 0, -inf,
+    False.
     """
     validate.renoise_step(**locals())
     law = Sweep(logits, temperature, uncond_logits, cfg_scale, suppress, softcap, shift)
@@ -94,7 +95,8 @@ def renoise_step_(
     gain = drawn.best_logprob - drawn.committed_logprob
     write_(x, places, good, after, note, by_noise=~accepted, committed=drawn.best, gain=gain)
 
-    best = torch.where(good, drawn.best.to(x.dtype), before)
+    known = before if argmax is None else token_at(argmax, places)
+    best = torch.where(good, drawn.best.to(x.dtype), known)
     if committed is not None:
         committed |= on_canvas(x, places, accepted, accepted)
     _update_state(x, places, read, good, best, drawn.entropy, argmax, unchanged, done, stability, confident)

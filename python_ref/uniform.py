@@ -8,7 +8,7 @@ from .commit import committed_tokens, count, write_
 from .draw import draw_other, row_law, row_uniform
 from .geometry import candidate_rows, dense_rows, of_schedule, per_request, rows_on, slabs, token_at
 from .params import Drawing, Sweep, Trace
-from .philox import STREAM_DRAW, STREAM_NOISE, STREAM_ROUTE
+from .philox import STREAM_DRAW, STREAM_FORWARD_NOISE, STREAM_FORWARD_ROUTE, STREAM_NOISE, STREAM_ROUTE
 from .transition import MASK, MODEL, NOISE, STAY
 
 
@@ -82,8 +82,10 @@ def transition_step_(
         else:
             rival = row_law(other, index, law.temperature) if guided else None
             good = good & rival.good if guided else good
-            weights = _weights(law, rival, redraw, level, row, current, tempered, support, mask_id)
+            posteriors = _posteriors(law, rival, redraw, row, current, tempered, support, mask_id)
+            weights = again.weigh(redraw, level, row, law.log_probabilities().exp(), current, support, *posteriors)
             way, token = again.draw_again(*weights, current, mask_id, u_route, u_draw)
+            way = again.tell_noise(way, token, u_noise, *posteriors[:1])
 
         p = lambda token, law=law: torch.where(transition.is_mask(token, mask_id), 0.0, 1 / (1 + law.odds(token)))
         bad[index] = candidate[index] & ~good
@@ -101,14 +103,14 @@ def transition_step_(
     return after, route, p_current, confidence, count(x, places, after != before), count(x, places, bad)
 
 
-def _weights(law, rival, redraw, level, row, current, tempered, support, mask_id):
-    """What the tokens and the mask weigh: float64 [n, V] and [n]."""
+def _posteriors(law, rival, redraw, row, current, tempered, support, mask_id):
+    """Of the law, and of its rival where there is one; SEDD's redraw has none."""
     posteriors = []
     for side in () if redraw == "score" else (law,) if rival is None else (law, rival):
         odds = side.odds(current)
         shifted = transition.shifted_odds(row, odds, side.temperature, tempered, support)
-        posteriors.append(again.posterior(row, side.probabilities(), odds, shifted, current, support, mask_id))
-    return again.weigh(redraw, level, row, law.probabilities(), current, support, *posteriors)
+        posteriors.append(again.posterior(row, side.log_probabilities(), odds, shifted, current, support, mask_id))
+    return posteriors
 
 
 def q_sample(x, rates, seed, step, *, vocab_size, mask_id=-1, frozen=None, uniform=None):
@@ -120,7 +122,7 @@ def q_sample(x, rates, seed, step, *, vocab_size, mask_id=-1, frozen=None, unifo
     drawing = Drawing(seed, step, uniform)
     u_route, u_noise = (
         row_uniform(drawing, (batch, position), batch, position, stream, column)
-        for column, stream in enumerate((STREAM_ROUTE, STREAM_NOISE))
+        for column, stream in enumerate((STREAM_FORWARD_ROUTE, STREAM_FORWARD_NOISE))
     )
     route = transition.noising_route(of_schedule(rates, batch, position), u_route).reshape(x.shape)
     if frozen is not None:

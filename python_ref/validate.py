@@ -99,10 +99,11 @@ def _require_values(argument, tensor, good, rule):
 # ---- one argument each ---------------------------------------------------------------------------------------------
 
 
-def _x(x):
+def _x(x, written=True):
     _require_dtype("x", x, TOKEN_DTYPES)
     _require_dims("x", x, ["B", "L"])
-    _require_apart("x", x)
+    if written:
+        _require_apart("x", x)
 
 
 def _logits(logits, packed, x=None):
@@ -284,9 +285,10 @@ def _softcap(softcap):
     _require(in_range, "softcap", "must be 0 (none) or in [1e-6, 1e6]", format(softcap, "g"))
 
 
-def _noise_prior(mask_id, vocab):
-    """Uniform noise must have a token to be."""
+def _noise_prior(mask_id, vocab, x):
+    """Uniform noise must have a token to be, and the canvas be able to hold it and the mask."""
     _require(mask_id >= -1, "mask_id", "must be >= -1 (none)", mask_id)
+    _require(_dtype(x) == "int64" or mask_id < 2**31, "mask_id", "must fit in int32 as x", mask_id)
     _require(noise_support(vocab, mask_id) >= 1, "mask_id", "must leave a token of the vocabulary for noise", mask_id)
 
 
@@ -465,7 +467,7 @@ def renoise_step(**arguments):
     a = SimpleNamespace(**arguments)
     _sampler(a)
     _quota(a.quota, a.x)
-    _noise_prior(a.mask_id, a.logits.shape[-1])
+    _noise_prior(a.mask_id, a.logits.shape[-1], a.x)
     _rule(a.rule, a.level)
     _state("committed", a.committed, "bool", a.x.shape, a.x)
     _state("argmax", a.argmax, _dtype(a.x), a.x.shape, a.x)
@@ -490,7 +492,7 @@ def transition_step(**arguments):
     a = SimpleNamespace(**arguments)
     _sampler(a)
     _coefficients(a.coefficients, a.mask_id, a.x)
-    _noise_prior(a.mask_id, a.logits.shape[-1])
+    _noise_prior(a.mask_id, a.logits.shape[-1], a.x)
     _require_name("tempered", a.tempered, ("before", "after"))
     _redraw(a)
     _places(a, a.logits)
@@ -504,11 +506,13 @@ def transition_step(**arguments):
 
 def q_sample(**arguments):
     a = SimpleNamespace(**arguments)
-    _x(a.x)
+    _x(a.x, written=False)
     _rates(a.rates, a.mask_id, a.x)
     _per_request("seed", a.seed, "int64", a.x.shape[0], "x", a.x)
     _step(a.step, "x", a.x)
     _require(a.vocab_size >= 1, "vocab_size", "must be >= 1", a.vocab_size)
-    _noise_prior(a.mask_id, a.vocab_size)
+    fits = _dtype(a.x) == "int64" or a.vocab_size <= 2**31
+    _require(fits, "vocab_size", "must fit in int32 as x", a.vocab_size)
+    _noise_prior(a.mask_id, a.vocab_size, a.x)
     _frozen(a.frozen, a.x)
     _uniform(a.uniform, [*a.x.shape, 2], "x", a.x)

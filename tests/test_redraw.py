@@ -76,4 +76,4 @@ def test_redraws_of_a_large_vocabulary(backend, redraw, dtype):
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-9)
         else:
             assert_equal(f"output {i}", mine, theirs)
-    assert len(outcomes[0][2].unique()) == 2
+    assert len(outcomes[0][2].unique()) > 1

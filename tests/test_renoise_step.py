@@ -223,7 +223,7 @@ def test_a_bad_row_ends_nothing(backend):
         out = step_(x, logits, stability=1, confident=1.0, **state)
         assert state["unchanged"].tolist() == [unchanged, unchanged] if unchanged < 2 else [2, 1]
         assert state["done"].tolist() == [False, unchanged >= 1]
-        assert out[6].tolist() == [1, 0] and out[0][0, 1] == out[1][0, 1] == x[0, 1] == 0
+        assert out[6].tolist() == [1, 0] and out[0][0, 1] == x[0, 1] == 0 and out[1][0, 1] == -1
     assert state["argmax"].tolist() == [[1, -1, 1], [1, 1, 1]]
 
 

@@ -183,6 +183,88 @@ def test_the_history_of_a_part_of_the_canvas(step, layout):
     assert (trace.history[0].committed[:, [0, 1, 2, 8, 9, 10, 11]] == -1).all()
 
 
+# ---- what is independent of what ------------------------------------------------------------------------------------
+
+
+def test_a_first_step_draws_other_noise_than_made_its_canvas():
+    """One seed and step 0 for both is what everybody writes."""
+    n, vocab = 4000, 10
+    seeds = dlm.request_seeds(3, 1)
+    x = dlm.q_sample(torch.zeros(1, n, dtype=torch.int64), 0.0, vocab_size=vocab, seed=seeds)
+    z = torch.zeros(1, n, vocab)
+    out = dlm.uniform_step(x, z, alpha_t=0.0, alpha_s=0.5, seed=seeds)
+    noise = out.route == 2
+    assert 1000 < noise.sum() and abs((out.tokens == x)[noise].double().mean() - 1 / vocab) < 0.03
+    out = dlm.renoise_step(x, z, entropy_bound=0.0, seed=seeds)
+    assert abs((out.tokens == x)[~out.accepted].double().mean() - 1 / vocab) < 0.03
+
+
+@pytest.mark.parametrize("gamma", [-0.5, 1.5, 3.0, 20.0])
+@pytest.mark.parametrize("temperature", [0.1, 0.3, 1.0])
+@pytest.mark.parametrize("alpha_s", [0.9, 1.0])
+def test_guidance_of_laws_far_apart(gamma, temperature, alpha_s):
+    """Posteriors of 1e-100 count as much as any other: what they weigh is a ratio. Against logarithms in float64, on a grid of
+    uniforms."""
+    n, generator = 2000, torch.Generator().manual_seed(0)
+    z, u = (torch.randn(V, generator=generator) * 5 for _ in range(2))
+    grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    uniform = torch.stack([grid, grid.roll(n // 2), grid], -1)[None]
+    x_t, alpha_t = 1, 0.5
+
+    def log_posterior(logits):
+        log_p = (logits.double() / temperature).log_softmax(-1)
+        noise_s = torch.tensor((1 - alpha_s) / V, dtype=torch.float64).log()
+        log_q = torch.logaddexp(torch.tensor(alpha_s, dtype=torch.float64).log() + log_p, noise_s)
+        between = torch.full((V,), (1 - alpha_t / alpha_s) / V, dtype=torch.float64)
+        between[x_t] += alpha_t / alpha_s
+        return (log_q + between.log()).log_softmax(-1)
+
+    want = (gamma * log_posterior(z) + (1 - gamma) * log_posterior(u)).softmax(-1)
+    transition = transitions.guided(transitions.uniform(alpha_t, alpha_s), gamma)
+    logits, uncond = z.expand(1, n, V), u.expand(1, n, V)
+    out = dlm.transition_step(
+        torch.full((1, n), x_t),
+        logits,
+        transition=transition,
+        temperature=temperature,
+        uncond_logits=uncond,
+        uniform=uniform,
+    )
+    stayed = (out.tokens == x_t).double().mean()
+    assert abs(stayed - want[x_t]) < 2 / n
+    others = want.clone()
+    others[x_t] = 0
+    if others.sum() > 0.1:
+        counts = torch.bincount(out.tokens[0], minlength=V).double()
+        counts[x_t] = 0
+        assert ((counts / counts.sum() - others / others.sum()).abs() < 0.02).all()
+
+
+def test_noise_is_told_from_the_model_by_its_share():
+    z = torch.full((1, 4000, V), -60.0)
+    z[..., 0] = 0
+    x = torch.randint(1, V, (1, 4000))
+    plain = dlm.uniform_step(x, z, alpha_t=0.0, alpha_s=0.5, seed=1)
+    again = dlm.transition_step(
+        x, z, transition=transitions.guided(transitions.uniform(0.0, 0.5), 1.0), uncond_logits=z, seed=2
+    )
+    for route in range(3):
+        mine, other = ((out.route == route).double().mean() for out in (plain, again))
+        assert abs(mine - other) < 0.04
+    assert (again.tokens[again.route == 1] == 0).all()
+
+
+def test_finished_sequences_keep_their_argmax():
+    x, state = canvas(), dlm.RenoiseState.start(canvas())
+    for i in range(3):
+        out = renoise(x, logits() * 1000, state=state, step=i)
+    assert out.done.all()
+    before, noisy = out.argmax.clone(), x.clone()
+    out = renoise(x, logits(1), state=state, step=9)
+    assert_equal("argmax", out.argmax, before)
+    assert_equal("tokens", out.tokens, noisy)
+
+
 # ---- under torch.compile -------------------------------------------------------------------------------------------
 
 
@@ -290,6 +372,21 @@ def test_the_step_keys_the_noise():
         (
             lambda: dlm.q_sample(canvas(), 0.5, vocab_size=V, uniform_share=0.5),
             "uniform_share: must be 1 without mask_id",
+        ),
+        (
+            lambda: dlm.q_sample(canvas().int(), 0.5, vocab_size=V, mask_id=2**40),
+            "mask_id: must fit in int32 as x, got 1099511627776",
+        ),
+        (lambda: dlm.q_sample(canvas().int(), 0.5, vocab_size=2**40), "vocab_size: must fit in int32 as x, got"),
+        (lambda: dlm.q_sample(canvas().float(), 0.5, vocab_size=V), "x_0: dtype must be"),
+        (lambda: dlm.q_sample(canvas(), torch.full((3,), 0.5), vocab_size=V), "alpha: shape must be"),
+        (lambda: dlm.renoise_step(canvas(), logits(), entropy_bound=-1.0), "entropy_bound: must be >= 0, got -1"),
+        (lambda: renoise(canvas(), logits(), stability_threshold=-1), "stability_threshold: must be >= 0, got -1"),
+        (lambda: uniform(canvas(), logits(), window=(0, 99)), "window: must be -1 or in .*, got 99"),
+        (lambda: dlm.uniform_step(canvas(), logits(), alpha_t=torch.full((3,), 0.5), alpha_s=0.6), "transition: shape"),
+        (
+            lambda: uniform(canvas(), logits(), suppress=torch.tensor(3), mask_id=MASK),
+            r"suppress: must be 1-dimensional",
         ),
         (lambda: dlm.q_sample(canvas(), 0.5, vocab_size=0), "vocab_size: must be >= 1, got 0"),
         (lambda: dlm.q_sample(canvas(), 0.5, vocab_size=1, mask_id=0), "mask_id: must leave a token .*, got 0"),

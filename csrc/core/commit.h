@@ -67,6 +67,11 @@ DLM_HD void renoise(const RenoiseArgs& a, int64_t row, const Place& at, bool acc
   }
 }
 
+// The most probable token of a row that is not read: what it was, or else what the canvas holds.
+DLM_HD int64_t best_known(const RenoiseArgs& a, const Place& at) {
+  return token_on_canvas(given(a.state.argmax) ? a.state.argmax : a.step.decide.x, at);
+}
+
 // Brings the most probable canvas up to date. Returns whether it changes here.
 DLM_HD bool update_argmax(const RenoiseArgs& a, int64_t row, const Place& at) {
   const Array& argmax = a.state.argmax;

@@ -7,8 +7,16 @@
 
 namespace dlm {
 
-// Draws that must be independent live on different streams; route and noise belong to the uniform family.
-enum Stream : uint32_t { kStreamDraw = 0, kStreamRank = 1, kStreamRoute = 2, kStreamNoise = 3 };
+// Draws that must be independent live on different streams: route and noise are of the reverse steps, the forward ones of
+// q_sample, whose canvas the first step may take up under the same seed and step.
+enum Stream : uint32_t {
+  kStreamDraw = 0,
+  kStreamRank = 1,
+  kStreamRoute = 2,
+  kStreamNoise = 3,
+  kStreamForwardRoute = 4,
+  kStreamForwardNoise = 5
+};
 
 struct Philox4 {
   uint32_t word[4];

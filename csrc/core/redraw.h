@@ -39,23 +39,32 @@ struct RedrawLaw {
   int32_t kind;
   double level;  // min_p: the least posterior that counts. guidance: gamma. score: (1 - e^-dsigma) / V
   Posterior cond, uncond;
-  double current, mask;  // the weights of x_t and the mask
+  double current, mask;  // the weights of x_t and the mask; of guidance their logarithms, until its `top` is known
+  double top;            // guidance: the largest logarithm of a weight of the row, about which all of them are taken
 };
 
-// gamma log c + (1 - gamma) log u without a NaN: what the conditional posterior forbids is forbidden, and nothing the
-// other one forbids is infinitely better for that.
-DLM_HD double guided(double gamma, double c, double u) {
-  constexpr double kLeast = 2.2250738585072014e-308;
-  if (!(c > 0)) return 0;
-  return exp_d(gamma * log_d(c) + (1 - gamma) * log_d(max_of(u, kLeast)));
+// log(model * p + noise), where p alone may be too small for a number.
+DLM_HD double log_posterior(const Posterior& q, double log_p) {
+  if (q.noise > 0) return log_d(q.model * exp_d(log_p) + q.noise);
+  return q.model > 0 ? log_d(q.model) + log_p : -kInfinity;
 }
 
-// Of a token beside x_t and the mask with these probabilities.
-DLM_HD double weigh(const RedrawLaw& law, double p, double p_uncond) {
+// gamma log c + (1 - gamma) log u; what either posterior forbids is forbidden.
+DLM_HD double guide(double gamma, double log_c, double log_u) {
+  if (log_c == -kInfinity || log_u == -kInfinity) return -kInfinity;
+  return gamma * log_c + (1 - gamma) * log_u;
+}
+
+// The logarithm of a token's weight under guidance, from those of its probabilities.
+DLM_HD double log_weight(const RedrawLaw& law, double log_p, double log_p_uncond) {
+  return guide(law.level, log_posterior(law.cond, log_p), log_posterior(law.uncond, log_p_uncond));
+}
+
+// The weight of a token beside x_t and the mask, but for guidance: exp(log_weight - top) there.
+DLM_HD double weigh(const RedrawLaw& law, double p) {
   if (law.kind == kScore) return law.level * max_of(0.0, p - law.level);
   const double c = law.cond.model * p + law.cond.noise;
-  if (law.kind == kMinP) return c >= law.level ? c : 0;
-  return guided(law.level, c, law.uncond.model * p_uncond + law.uncond.noise);
+  return c >= law.level ? c : 0;
 }
 
 // `p` of x_t under the law. The posteriors are filled in already, but for SEDD, which has none: t.token keeps with
@@ -72,9 +81,23 @@ DLM_HD void weigh_ends(RedrawLaw* law, const Transition& t, double p, double sup
     if (law->current < law->level) law->current = 0;
     if (law->mask < law->level) law->mask = 0;
   } else {
-    law->current = guided(law->level, law->cond.current, law->uncond.current);
-    law->mask = guided(law->level, law->cond.mask, law->uncond.mask);
+    law->current = guide(law->level, log_d(law->cond.current), log_d(law->uncond.current));
+    law->mask = guide(law->level, log_d(law->cond.mask), log_d(law->uncond.mask));
   }
+}
+
+// Guidance, once the largest log_weight of the other tokens is known.
+DLM_HD void set_top(RedrawLaw* law, double largest) {
+  law->top = max_of(largest, max_of(law->current, law->mask));
+  if (law->top == -kInfinity) law->top = 0;
+  law->current = exp_d(law->current - law->top);
+  law->mask = exp_d(law->mask - law->top);
+}
+
+// Whether a drawn token with this probability came as noise: of what the (conditional) posterior has for it, the law has
+// a part and noise the rest. SEDD's has no parts.
+DLM_HD bool came_as_noise(const RedrawLaw& law, double p, double u) {
+  return law.kind != kScore && u * (law.cond.model * p + law.cond.noise) < law.cond.noise;
 }
 
 // `others`: the sum of weigh() over all other tokens. Where nothing has a weight the position stays.

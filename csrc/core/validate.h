@@ -125,10 +125,10 @@ inline void contiguous(const char* argument, const Array& a) {
   require(good || numel(a) == 0, argument, "must be contiguous", "strides " + list(a.stride, a.ndim));
 }
 
-inline void canvas(const Array& x) {
+inline void canvas(const Array& x, bool written = true) {
   dtype("x", x, {kInt64, kInt32});
   dims("x", x, "[B, L]", 2);
-  not_overlapping("x", x);
+  if (written) not_overlapping("x", x);
 }
 
 // [B, W, ...] must fit the canvas.
@@ -285,9 +285,10 @@ inline void softcap(const SweepParams& s) {
           number(s.softcap));
 }
 
-// Uniform noise must have a token to be.
-inline void noise_prior(int64_t mask_id, int64_t vocab) {
+// Uniform noise must have a token to be, and the canvas be able to hold it and the mask.
+inline void noise_prior(int64_t mask_id, int64_t vocab, const Array& x) {
   require(mask_id >= -1, "mask_id", "must be >= -1 (none)", number(mask_id));
+  require(x.dtype == kInt64 || mask_id <= INT32_MAX, "mask_id", "must fit in int32 as x", number(mask_id));
   require(noise_support(vocab, mask_id) >= 1, "mask_id", "must leave a token of the vocabulary for noise",
           number(mask_id));
 }
@@ -516,7 +517,7 @@ inline Resolved validate(const RenoiseArgs& args) {
   check::per_request("seed", a.draw.seed, kInt64, batch, "x", x);
   check::step(a.draw.step, "x", x);
   check::quota(a.decide.quota, x);
-  check::noise_prior(args.mask_id, out.vocab);
+  check::noise_prior(args.mask_id, out.vocab, x);
   out.rule = check::rule(a.decide);
   check::state("committed", a.decide.committed, kBool, x);
   check::state("argmax", state.argmax, static_cast<DType>(x.dtype), x);
@@ -563,7 +564,7 @@ inline Resolved validate(const TransitionArgs& a) {
   check::per_request("seed", a.draw.seed, kInt64, batch, "x", x);
   check::step(a.draw.step, "x", x);
   check::coefficients(a);
-  check::noise_prior(a.mask_id, out.vocab);
+  check::noise_prior(a.mask_id, out.vocab, x);
   out.tempered_after = check::name("tempered", a.tempered, {"before", "after"}) == 1;
   check::redraw(a, &out);
   check::window(a.decide);
@@ -584,12 +585,14 @@ inline Resolved validate(const TransitionArgs& a) {
 
 inline Resolved validate(const NoisingArgs& a) {
   Resolved out;
-  check::canvas(a.x);
+  check::canvas(a.x, false);
   check::rates(a);
   check::per_request("seed", a.seed, kInt64, a.x.shape[0], "x", a.x);
   check::step(a.step, "x", a.x);
   check::require(a.vocab >= 1, "vocab_size", "must be >= 1", check::number(a.vocab));
-  check::noise_prior(a.mask_id, a.vocab);
+  check::require(a.x.dtype == kInt64 || a.vocab - 1 <= INT32_MAX, "vocab_size", "must fit in int32 as x",
+                 check::number(a.vocab));
+  check::noise_prior(a.mask_id, a.vocab, a.x);
   check::like_canvas("frozen", a.frozen, kBool, a.x);
   check::uniform(a.uniform, {a.x.shape[0], a.x.shape[1]}, 2, "x", a.x);
   out.vocab = a.vocab;

@@ -1,5 +1,7 @@
 #include "redraw.h"
 
+#include <algorithm>
+
 namespace dlm::cpu {
 namespace {
 
@@ -11,23 +13,52 @@ class Weigher {
     RowStats stats;
   };
 
+  // `weights` may still change: a top is found by the weigher itself.
   Weigher(const KernelTable& k, const RowLaw& law, const RedrawLaw& weights, const Side& cond, const Side& uncond,
           int64_t current, int64_t mask)
       : k_(k), law_(law), weights_(weights), cond_(cond), uncond_(uncond), apart_{current, mask} {}
 
   // n <= kTile weights from `begin` on; 0 for x_t and the mask, which are weighed apart.
   void weigh_tile(int64_t begin, int64_t n, double* out) const {
-    float c[kTile], u[kTile] = {};
-    exponentials(k_, *cond_.source, begin, begin + n, law_, cond_.stats.max, c);
-    if (uncond_.source != nullptr) exponentials(k_, *uncond_.source, begin, begin + n, law_, uncond_.stats.max, u);
-    const double share = 1 / (1 + cond_.stats.rest), other = 1 / (1 + uncond_.stats.rest);
-    for (int64_t j = 0; j < n; ++j) out[j] = weigh(weights_, c[j] * share, u[j] * other);
-    for (int64_t id : apart_) {
-      if (id >= begin && id < begin + n) out[id - begin] = 0;
+    if (weights_.kind == kGuidance) {
+      log_tile(begin, n, out);
+      for (int64_t j = 0; j < n; ++j) out[j] = exp_d(out[j] - weights_.top);
+      return;
     }
+    float e[kTile];
+    exponentials(k_, *cond_.source, begin, begin + n, law_, cond_.stats.max, e);
+    const double share = 1 / (1 + cond_.stats.rest);
+    for (int64_t j = 0; j < n; ++j) out[j] = weigh(weights_, e[j] * share);
+    set_apart(begin, n, 0, out);
+  }
+
+  // Their logarithms, of guidance.
+  void log_tile(int64_t begin, int64_t n, double* out) const {
+    double other[kTile];
+    log_probabilities(cond_, begin, n, out);
+    log_probabilities(uncond_, begin, n, other);
+    for (int64_t j = 0; j < n; ++j) out[j] = log_weight(weights_, out[j], other[j]);
+    set_apart(begin, n, -kInfinity, out);
   }
 
  private:
+  void log_probabilities(const Side& side, int64_t begin, int64_t n, double* out) const {
+    const double of_all = log1p_d(side.stats.rest);
+    for_each_run(*side.source, begin, begin + n, [&](const void* data, int32_t dtype, int64_t count, int64_t at) {
+      for (int64_t j = 0; j < count; ++j) {
+        const double z = load_float(data, dtype, j);
+        out[at - begin + j] = (z - side.stats.max) * law_.beta - of_all;
+      }
+      return false;
+    });
+  }
+
+  void set_apart(int64_t begin, int64_t n, double nothing, double* out) const {
+    for (int64_t id : apart_) {
+      if (id >= begin && id < begin + n) out[id - begin] = nothing;
+    }
+  }
+
   const KernelTable& k_;
   const RowLaw& law_;
   const RedrawLaw& weights_;
@@ -55,7 +86,7 @@ bool sweep_row(const KernelTable& k, const RowSource& source, int64_t vocab, con
 
 Redrawn redraw(const TransitionArgs& a, const Resolved& r, const KernelTable& k, const RowJob& job,
                const RowSource* uncond, const RowStats& stats, const Place& at, const Current& current, double u_route,
-               double u_draw) {
+               double u_draw, double u_noise) {
   const Transition t = transition_at(a.coefficients, at);
   const bool masked = is_mask(current.token, a.mask_id);
   const double support = static_cast<double>(noise_support(r.vocab, a.mask_id));
@@ -80,6 +111,15 @@ Redrawn redraw(const TransitionArgs& a, const Resolved& r, const KernelTable& k,
 
   const int64_t size = chunk_size(r.vocab), chunks = num_chunks(r.vocab);
   double mass[kMaxChunks] = {}, weight[kTile], others = 0;
+  if (r.redraw == kGuidance) {
+    double top = -kInfinity;
+    for_each_tile(0, r.vocab, [&](int64_t begin, int64_t n) {
+      weigher.log_tile(begin, n, weight);
+      top = max_of(top, *std::max_element(weight, weight + n));
+      return false;
+    });
+    set_top(&weights, top);
+  }
   for (int64_t c = 0; c < chunks; ++c) {
     for_each_tile(c * size, min_of(r.vocab, (c + 1) * size), [&](int64_t begin, int64_t n) {
       weigher.weigh_tile(begin, n, weight);
@@ -110,7 +150,8 @@ Redrawn redraw(const TransitionArgs& a, const Resolved& r, const KernelTable& k,
     }
     return false;
   });
-  return {kModel, token};
+  const double p = probability(stats, holding(job.source, token, r.vocab), job.law.beta);
+  return {came_as_noise(weights, p, u_noise) ? kNoise : kModel, token};
 }
 
 }  // namespace dlm::cpu

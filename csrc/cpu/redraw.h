@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../core/redraw.h"
-#include "for_each_row.h"
+#include "draw.h"
 
 namespace dlm::cpu {
 
@@ -14,6 +14,6 @@ struct Redrawn {
 // The row has these statistics, and its position holds `current`. `uncond`: the other row of guidance, else null.
 Redrawn redraw(const TransitionArgs& a, const Resolved& r, const KernelTable& k, const RowJob& job,
                const RowSource* uncond, const RowStats& stats, const Place& at, const Current& current, double u_route,
-               double u_draw);
+               double u_draw, double u_noise);
 
 }  // namespace dlm::cpu

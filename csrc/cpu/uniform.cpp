@@ -115,7 +115,8 @@ class Mover {
     RowSource uncond;
     if (r_.redraw == kGuidance) uncond = row_source(k_, uncond_, r_.geometry, scratch_, row);
     return redraw(a_, r_, k_, job, r_.redraw == kGuidance ? &uncond : nullptr, stats, at, current,
-                  uniform(row, at, kStreamRoute, 0), uniform(row, at, kStreamDraw, 1));
+                  uniform(row, at, kStreamRoute, 0), uniform(row, at, kStreamDraw, 1),
+                  uniform(row, at, kStreamNoise, 2));
   }
 
   const TransitionArgs& a_;
@@ -131,7 +132,7 @@ void renoise_step(const RenoiseArgs& a, const Resolved& r, const dlm_executor* e
   const StepArgs& s = a.step;
   const Array &x = s.decide.x, &probs = a.state.probs;
   for_each_place(r.geometry, [&](int64_t row, const Place& at) {
-    store_int(a.out.argmax, x.dtype, row, token_on_canvas(x, at));
+    store_int(a.out.argmax, x.dtype, row, best_known(a, at));
     a.out.entropy[row] = 0;
   });
   draw_candidates(s, r, true, executor, scratch,

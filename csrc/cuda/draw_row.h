@@ -44,7 +44,7 @@ __device__ inline void store_unread(const RowsJob& job, int64_t row, const Place
   }
   store_skipped(step.out, x, row, at);
   if (job.op == RowsOp::kRenoise) {
-    store_int(job.args.out.argmax, x.dtype, row, token_on_canvas(x, at));
+    store_int(job.args.out.argmax, x.dtype, row, best_known(job.args, at));
     job.args.out.entropy[row] = 0;
   }
 }

@@ -1,6 +1,7 @@
 // A transition of one row: its route, and its new token. Only the rows that follow the model read anything again.
 #pragma once
 
+#include "../core/redraw.h"
 #include "draw_row.h"
 
 namespace dlm::cuda {
@@ -23,7 +24,7 @@ __device__ DLM_NOINLINE Route route_of(const RowsJob& job, int64_t row, RowStats
   return choose_route(job.coefficients, job.args.mask_id, r, law_of(job, at), stats, at, current, u);
 }
 
-// Likewise. `drawn`: what the model's route leads to, -1 if it has nothing but x_t to offer.
+// Likewise. `drawn`: what the model's route leads to, -1 if it has nothing but x_t to offer; of redraws the noise's too.
 template <class Source>
 __device__ DLM_NOINLINE void store_move(const RowsJob& job, int64_t row, RowStats stats, Route route, int64_t drawn) {
   const Resolved& r = job.resolved;
@@ -35,7 +36,9 @@ __device__ DLM_NOINLINE void store_move(const RowsJob& job, int64_t row, RowStat
   const Current current = held(job, source, token_on_canvas(step.decide.x, at));
   if (route == kModel && (drawn < 0 || drawn == current.token)) route = kStay;
   int64_t token = route == kModel ? drawn : route == kRemask ? mask_id : current.token;
-  if (route == kNoise) {
+  if (route == kNoise && r.redraw != kNoRedraw) {
+    token = drawn;
+  } else if (route == kNoise) {
     const double u = row_uniform(step.draw, r.geometry, row, at, kStreamNoise, 2);
     token = noise_token(u, noise_support(r.vocab, mask_id), mask_id);
   }

@@ -7,14 +7,19 @@
 
 namespace dlm::cuda {
 
-// Probabilities of a row's tokens.
+// Probabilities of a row's tokens, and their logarithms, which do not underflow.
 struct RowShares {
   float max, scale;
-  double share;
+  double beta, share, log_all;
 
   __device__ RowShares(const RowStats& stats, const RowLaw& law)
-      : max(stats.max), scale(static_cast<float>(law.beta * kLog2e)), share(1 / (1 + stats.rest)) {}
+      : max(stats.max),
+        scale(static_cast<float>(law.beta * kLog2e)),
+        beta(law.beta),
+        share(1 / (1 + stats.rest)),
+        log_all(log1p_d(stats.rest)) {}
   __device__ double of(float z) const { return exp2_approx((z - max) * scale) * share; }
+  __device__ double log_of(float z) const { return (static_cast<double>(z) - max) * beta - log_all; }
 };
 
 __device__ inline Posterior posterior_of(const RowsJob& job, const RowLaw& law, const RowStats& stats, const Place& at,
@@ -25,7 +30,7 @@ __device__ inline Posterior posterior_of(const RowsJob& job, const RowLaw& law, 
   const double odds = odds_against(stats, current.token, current.z, law.beta);
   const double shifted =
       leave_one_out_odds(odds, t.evidence, support, job.resolved.tempered_after ? law.beta : 1);
-  return posterior(t, odds, shifted, current.token == mask_id, support);
+  return posterior(t, odds, shifted, is_mask(current.token, mask_id), support);
 }
 
 // The block that completes the row calls.
@@ -80,10 +85,27 @@ __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
   __syncthreads();
 
   const RowShares cond(stats, law), uncond(other_stats, law);
-  const auto weight = [&](float z, int64_t token) {
-    if (token == current || token == mask_id || token >= r.vocab) return 0.0;
-    return weigh(weights, cond.of(z), guided ? uncond.of(other_source.logit(token)) : 0);
+  const auto log_of = [&](float z, int64_t token) {
+    if (token == current || token == mask_id || token >= r.vocab) return -static_cast<double>(kInfinity);
+    return log_weight(weights, cond.log_of(z), uncond.log_of(other_source.logit(token)));
   };
+  const auto weight = [&](float z, int64_t token) {
+    if (guided) return exp_d(log_of(z, token) - weights.top);
+    if (token == current || token == mask_id || token >= r.vocab) return 0.0;
+    return weigh(weights, cond.of(z));
+  };
+  if (guided) {
+    double top = -kInfinity;
+    for (int c = 0; c < chunks; ++c) {
+      const int64_t begin = c * size;
+      const int here = static_cast<int>(min_of(size, r.vocab - begin));
+      finisher.each_vector(begin, here, static_cast<int>(threadIdx.x) * Source::kLogits, Source::kTurn, here,
+                           [&](float z, int i) { top = max_of(top, log_of(z, begin + i)); });
+    }
+    top = block_reduce(top, [](double a, double b) { return max_of(a, b); });
+    if (threadIdx.x == 0) set_top(&weights, top);
+    __syncthreads();
+  }
   DLM_SHARED(double, mass, [kMaxChunks]);
   double others = 0;
   for (int c = 0; c < chunks; ++c) {
@@ -98,7 +120,7 @@ __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
   }
   __syncthreads();
 
-  const Route route = pick_redraw(weights, others, row_uniform(step.draw, r.geometry, row, at, kStreamRoute, 0));
+  Route route = pick_redraw(weights, others, row_uniform(step.draw, r.geometry, row, at, kStreamRoute, 0));
   int64_t drawn = -1;
   if (route == kModel) {
     double left = others * row_uniform(step.draw, r.geometry, row, at, kStreamDraw, 1);
@@ -110,6 +132,11 @@ __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
       left -= mass[c];
     }
     drawn = finisher.invert(chosen * size, left, weight);
+    if (threadIdx.x == 0 && drawn >= 0) {
+      const double p = probability(stats, held(job, source, drawn), law.beta);
+      const double u = row_uniform(step.draw, r.geometry, row, at, kStreamNoise, 2);
+      if (came_as_noise(weights, p, u)) route = kNoise;
+    }
   }
   if (threadIdx.x == 0) store_move<Source>(job, row, stats, route, drawn);
 }
