@@ -33,13 +33,29 @@ __device__ inline Posterior posterior_of(const RowsJob& job, const RowLaw& law, 
   return posterior(t, odds, shifted, is_mask(current.token, mask_id), support);
 }
 
+// What is to be known before any token is weighed: z, z_other are the logits of `token`, which the position holds. One
+// thread's work, as in score_row.
+__device__ DLM_NOINLINE inline void fill_weights(const RowsJob& job, int64_t row, RowStats stats, RowStats other,
+                                                 int64_t token, float z, float z_other, RedrawLaw* weights) {
+  const Place at = place_of(job.resolved.geometry, row);
+  const RowLaw law = law_of(job, at);
+  *weights = {};
+  weights->kind = job.resolved.redraw;
+  weights->level = job.level;
+  weights->cond = posterior_of(job, law, stats, at, {token, z});
+  if (weights->kind == kGuidance) weights->uncond = posterior_of(job, law, other, at, {token, z_other});
+  weigh_ends(weights, transition_at(job.coefficients, at), probability(stats, {token, z}, law.beta),
+             static_cast<double>(noise_support(job.resolved.vocab, job.args.mask_id)));
+}
+
 // The block that completes the row calls.
 template <class Source>
 __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
   const Resolved& r = job.resolved;
   const StepArgs& step = job.args.step;
   const int64_t mask_id = job.args.mask_id, size = chunk_size(r.vocab);
-  const int chunks = static_cast<int>(num_chunks(r.vocab));
+  const int chunks = static_cast<int>(num_chunks(r.vocab)), all = static_cast<int>(r.vocab);
+  const int mine = static_cast<int>(threadIdx.x) * Source::kLogits;
   const bool guided = r.redraw == kGuidance;
   const Place at = place_of(r.geometry, row);
   const RowLaw law = law_of(job, at);
@@ -69,18 +85,10 @@ __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
   DLM_SHARED(RedrawLaw, weights, );
   DLM_SHARED(int64_t, current, );
   if (threadIdx.x == 0) {
-    const Current held_here = held(job, source, token_on_canvas(step.decide.x, at));
-    current = held_here.token;
-    weights = {};
-    weights.kind = r.redraw;
-    weights.level = job.level;
-    weights.cond = posterior_of(job, law, stats, at, held_here);
-    if (guided) {
-      const float z = held_here.z > -kInfinity ? other_source.logit(current) : -kInfinity;
-      weights.uncond = posterior_of(job, law, other_stats, at, {current, z});
-    }
-    weigh_ends(&weights, transition_at(job.coefficients, at), probability(stats, held_here, law.beta),
-               static_cast<double>(noise_support(r.vocab, mask_id)));
+    const Current here = held(job, source, token_on_canvas(step.decide.x, at));
+    current = here.token;
+    const float there = guided && here.z > -kInfinity ? other_source.logit(here.token) : -kInfinity;
+    fill_weights(job, row, stats, other_stats, here.token, here.z, there, &weights);
   }
   __syncthreads();
 
@@ -96,12 +104,7 @@ __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
   };
   if (guided) {
     double top = -kInfinity;
-    for (int c = 0; c < chunks; ++c) {
-      const int64_t begin = c * size;
-      const int here = static_cast<int>(min_of(size, r.vocab - begin));
-      finisher.each_vector(begin, here, static_cast<int>(threadIdx.x) * Source::kLogits, Source::kTurn, here,
-                           [&](float z, int i) { top = max_of(top, log_of(z, begin + i)); });
-    }
+    finisher.each_vector(0, all, mine, Source::kTurn, all, [&](float z, int i) { top = max_of(top, log_of(z, i)); });
     top = block_reduce(top, [](double a, double b) { return max_of(a, b); });
     if (threadIdx.x == 0) set_top(&weights, top);
     __syncthreads();
@@ -112,8 +115,7 @@ __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
     const int64_t begin = c * size;
     const int here = static_cast<int>(min_of(size, r.vocab - begin));
     double sum = 0;
-    finisher.each_vector(begin, here, static_cast<int>(threadIdx.x) * Source::kLogits, Source::kTurn, here,
-                         [&](float z, int i) { sum += weight(z, begin + i); });
+    finisher.each_vector(begin, here, mine, Source::kTurn, here, [&](float z, int i) { sum += weight(z, begin + i); });
     sum = block_reduce(sum, [](double a, double b) { return a + b; });
     if (threadIdx.x == 0) mass[c] = sum;
     others += sum;

@@ -23,12 +23,12 @@ __device__ void sweep_part(const RowsJob& job, const Source& source, const RowLa
                        job.parts + row * chunks * kWarps);
 }
 
-// Transitions have kernels of their own: what they do at the end of a row takes more registers.
-enum class Family : int { kDraws, kMoves };
+// Transitions have kernels of their own, and those with a second read again: the end of a row takes more registers there.
+enum class Family : int { kDraws = 0, kMoves = 1, kRedraws = 2 };
 
 // Per multiprocessor: what registers allow without spilling (tests/test_cuda_build.py).
 constexpr int blocks_wanted(Mix mix, Family family) {
-  return 5 - (mix != Mix::kPlain ? 1 : 0) - (family == Family::kMoves ? 1 : 0);
+  return family == Family::kRedraws ? 3 : 5 - (mix != Mix::kPlain ? 1 : 0) - (family == Family::kMoves ? 1 : 0);
 }
 
 template <class T, Mix kMix, bool kWithTilt, Family kFamily = Family::kDraws>
@@ -51,11 +51,9 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted(kMix, kFamily))
       sweep_part<kFlags>(job, source, law, row, part);
     }
     if (!last_to_arrive(job.row_arrivals + row, static_cast<unsigned>(job.split))) return;
-    if constexpr (kFamily == Family::kDraws) {
-      finish_draw<Source>(job, row);
-    } else {
-      job.resolved.redraw == kNoRedraw ? finish_move<Source>(job, row) : finish_redraw<Source>(job, row);
-    }
+    if constexpr (kFamily == Family::kDraws) finish_draw<Source>(job, row);
+    if constexpr (kFamily == Family::kMoves) finish_move<Source>(job, row);
+    if constexpr (kFamily == Family::kRedraws) finish_redraw<Source>(job, row);
   } else if (part != 0) {
     return;
   } else if (threadIdx.x == 0) {
@@ -72,17 +70,19 @@ auto draws_kernel(const RowsJob& job) {
   return job.tilt ? rows_kernel<T, Mix::kPlain, true> : rows_kernel<T, Mix::kPlain, false>;
 }
 
-template <class T>
+template <class T, Family kFamily>
 auto moves_kernel(const RowsJob& job) {
-  if (given(job.args.step.sweep.uncond)) return rows_kernel<T, Mix::kGuided, false, Family::kMoves>;
+  if (given(job.args.step.sweep.uncond)) return rows_kernel<T, Mix::kGuided, false, kFamily>;
   if (job.args.step.sweep.softcap > 0) launch_failed("rows", "no kernel for transitions of capped logits");
-  return rows_kernel<T, Mix::kPlain, false, Family::kMoves>;
+  return rows_kernel<T, Mix::kPlain, false, kFamily>;
 }
 
 // Instantiated once per logit dtype (rows_*.cu), which is where all the compile time goes.
 template <class T>
 void launch_rows_of(const RowsJob& job, const SortSpace& space, void* stream) {
-  const auto kernel = job.op == RowsOp::kTransition ? moves_kernel<T>(job) : draws_kernel<T>(job);
+  const auto kernel = job.op != RowsOp::kTransition      ? draws_kernel<T>(job)
+                      : job.resolved.redraw == kNoRedraw ? moves_kernel<T, Family::kMoves>(job)
+                                                         : moves_kernel<T, Family::kRedraws>(job);
   const size_t shared = job.fused ? space.shared_bytes() : 0;
   launch("rows", kernel, job.resolved.geometry.num_rows * job.split, kThreads, shared, stream, job);
 }
