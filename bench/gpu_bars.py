@@ -6,7 +6,7 @@ import dataclasses
 
 from .bars import Bar, verdicts
 from .cases import OURS, VOCAB
-from .gpu_cases import MATRIX, PEERS
+from .gpu_cases import MATRIX, ORIGINALS, PEERS
 
 # A row without a number for one of these reasons says nothing about our step.
 NO_TIME = "the time was up"
@@ -102,7 +102,7 @@ def _bars() -> list[Bar]:
     work = f"32 x {VOCAB['llada2']} bf16 T=0"
     found.append(Bar(work, "device time, cold L2", "<=", 10, "us", Shape(("us", "median"), "llada2", 32, 0.0)))
     found.append(Bar(work, "kernels in a step", "<=", 1, "launches", Shape(("launches",), "llada2", 32, 0.0)))
-    for peer in PEERS:
+    for peer in (*PEERS, *ORIGINALS):
         found.append(Bar("every case, cold L2", peer, ">=", 1.0, "x", EveryCase(peer)))
     return found
 

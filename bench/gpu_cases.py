@@ -14,6 +14,9 @@ PEERS = (*EAGER, "compiled_fp32", "triton_one_pass", "flashinfer", "compiled_chu
 # torch.compile takes seconds per shape: our own algorithm compiled is asked at the shapes that say most.
 _WITHOUT_CHUNKED = tuple(name for name in PEERS if name != "compiled_chunked")
 _NOT_COMPILED = tuple(name for name in PEERS if not name.startswith("compiled"))
+# Of the uniform family: each step's original, and what PyTorch can do with care.
+ORIGINALS = ("sumi", "gidd", "duo", "diffusion_gemma")
+_UNIFORM_PEERS = (*ORIGINALS, "torch_fp32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,11 @@ class Entry:
 
 def _case(model: str, rows: int, temperature: float = 0.0, **fields) -> Case:
     return Case(model=model, vocab=VOCAB[model], rows=rows, temperature=temperature, **fields)
+
+
+def _uniform(op: str, model: str, tier: int, **fields) -> Entry:
+    fields = {"rows": 256, "dist": "peaked", "temperature": 1.0, **fields}
+    return Entry(Case(op=op, model=model, vocab=VOCAB[model], **fields), _UNIFORM_PEERS, tier)
 
 
 def _entries() -> Iterator[Entry]:
@@ -52,6 +60,9 @@ def _entries() -> Iterator[Entry]:
         yield Entry(_case("llada", rows, cfg_scale=1.5), _WITHOUT_CHUNKED, 1)
     for rows in (128, 512, 1024, 4096):
         yield Entry(_case("llada2", rows), _WITHOUT_CHUNKED, 1)
+    # A step of Sumi as it mostly is (one row in a hundred draws again), and DiffusionGemma's.
+    yield _uniform("uniform_step", "sumi", 1, steps=128)
+    yield _uniform("renoise_step", "gemma", 1, temperature=0.6)
     # How much the distribution matters (rejection and skipping are data-dependent), and the rest of the dtypes.
     for dist in ("peaked", "normal1"):
         for temperature in (0.0, 1.0):
@@ -61,6 +72,13 @@ def _entries() -> Iterator[Entry]:
     yield Entry(_case("llada", 32, dtype="fp32"), _NOT_COMPILED, 2)
     yield Entry(_case("llada", 256, batch=8), _NOT_COMPILED, 2)
     yield Entry(_case("llada", 1024, open_rows=64), _NOT_COMPILED, 2)
+    # Every row draws again; whole canvases; the other transitions; Sumi's adaptive step.
+    yield _uniform("uniform_step", "sumi", 2, steps=1)
+    yield _uniform("uniform_step", "sumi", 2, steps=128, rows=1184)
+    yield _uniform("renoise_step", "gemma", 2, temperature=0.6, dtype="fp32")
+    for model in ("gidd", "duo"):
+        yield _uniform("transition_step", model, 2, steps=128, rows=1024)
+    yield _uniform("select_step", "sumi", 2, k=4, temperature=0.7, confidence="gain")
 
 
 MATRIX = tuple(_entries())
@@ -74,6 +92,13 @@ REHEARSAL = tuple(
         (1, {"confidence": "margin"}),
         (1, {"cfg_scale": 1.5}),
         (2, {"temperature": 0.7, "dtype": "fp32", "dist": "peaked"}),
+    )
+) + tuple(
+    Entry(Case(rows=8, vocab=2048, temperature=1.0, dist="peaked", **fields), _UNIFORM_PEERS, 2)
+    for fields in (
+        {"op": "uniform_step", "model": "sumi", "steps": 8},
+        {"op": "renoise_step", "model": "gemma"},
+        {"op": "transition_step", "model": "gidd", "steps": 8},
     )
 )
 

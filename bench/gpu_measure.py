@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from . import gpu_peers, machine, timing
-from .cases import OURS, Case
+from . import gpu_peers, machine, timing, uniform_check
+from .cases import OURS, UNIFORM_OPS, Case
 from .check import Result, check
 from .gpu_cases import Entry, groups
 from .gpu_timing import COLD, EAGER, GRAPH, HOT, Lane, Plan, buffer_count, interleave
@@ -147,7 +147,8 @@ class Bench:
     def _build(self, run: _Run, rotating: list[Inputs]) -> None:
         provider, inputs = run.provider, rotating[0]
         step = provider.build(inputs)
-        run.check = check(provider, step, inputs)
+        judge = uniform_check.check if run.case.op in UNIFORM_OPS else check
+        run.check = judge(provider, step, inputs)
         if provider.kind == "ours":
             run.repeats = _repeats(step, inputs)
             if not run.repeats:
@@ -222,8 +223,7 @@ def _repeats(step: Callable, inputs: Inputs) -> bool:
     found = []
     for _ in range(2):
         x = inputs.canvas.clone()
-        tokens, confidence = step(x)
-        found.append((x, tokens.clone(), confidence.clone()))
+        found.append((x, *(out.clone() for out in step(x) if out is not None)))
     return all(torch.equal(a, b) for a, b in zip(*found))
 
 
@@ -291,7 +291,7 @@ def _row(run: _Run, runs: list[_Run], floors: _Floors | None, bench: Bench) -> d
         return {**row, "skipped": run.skipped or "the time was up"}
     us = timing.quantiles(cold.seconds(), 1e6)
     ours = _find(runs, OURS, case)
-    greedy = _find(runs, provider.name, dataclasses.replace(case, temperature=0.0)) if case.temperature else None
+    greedy = _find(runs, provider.name, case.greedy) if case.greedy else None
     spec = bench.env.get("spec_gbps")
     read, copy = (floors.share(name, COLD, case, cold) for name in ("read", "copy"))
     gbps = case.bytes_min / us["median"] / 1e3

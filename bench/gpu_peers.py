@@ -6,7 +6,8 @@ import dataclasses
 
 import torch
 
-from .cases import OURS
+from . import uniform_steps
+from .cases import OURS, UNIFORM_OPS
 from .inputs import Inputs, guided
 from .peers import PROVIDERS, Provider, Step, commit_topk, fused
 
@@ -19,13 +20,14 @@ def ours(inputs: Inputs) -> Step:
     def tensor(value, dtype):
         return torch.full((1,), value, dtype=dtype, device=inputs.logits.device)
 
-    return fused(
-        inputs,
-        k=tensor(case.k, torch.int64),
-        temperature=tensor(case.temperature, torch.float32),
-        seed=tensor(case.seed, torch.int64),
-        step_number=tensor(0, torch.int64),
+    temperature, seed, step = (
+        tensor(case.temperature, torch.float32),
+        tensor(case.seed, torch.int64),
+        tensor(0, torch.int64),
     )
+    if case.op in UNIFORM_OPS:
+        return uniform_steps.ours(inputs, temperature=temperature, seed=seed, step=step)
+    return fused(inputs, k=tensor(case.k, torch.int64), temperature=temperature, seed=seed, step_number=step)
 
 
 def triton_one_pass(inputs: Inputs) -> Step:

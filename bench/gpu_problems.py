@@ -43,6 +43,11 @@ class Problem:
     def mask_id(self) -> int:
         return self.vocab
 
+    @property
+    def always_warm(self) -> bool:
+        """Whether temperature 0 makes no sense."""
+        return self.op == "row_stats"
+
     def tensors(self, device: torch.device, seed: int | None = None) -> dict[str, torch.Tensor]:
         """Every tensor of the call on `device`; made on the CPU, so that all devices get the same bits. Another `seed` gives
         the same shapes with other values, so that one can be copied over the other."""
@@ -140,9 +145,11 @@ class Problem:
 
 def problems(large: bool = True) -> list[Problem]:
     """All of them; without `large` only those that take no time under a checker of memory."""
-    found = list(_small())
+    from .gpu_uniform import large_uniform_problems, uniform_problems
+
+    found = [*_small(), *uniform_problems()]
     if large:
-        found += list(_large())
+        found += [*_large(), *large_uniform_problems()]
     return [dataclasses.replace(problem, seed=i) for i, problem in enumerate(dict.fromkeys(found))]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from . import bars, gpu_bars, report
-from .cases import OURS
+from .cases import OURS, UNIFORM_OPS
+from .gpu_cases import ORIGINALS
 
 
 def print_short(rows: list[dict]) -> None:
@@ -40,9 +41,8 @@ def _line(name: str, found: dict[str, dict]) -> tuple[str, ...]:
         return (name, *["-"] * 9)
     peers = [r for r in found.values() if r["provider"]["kind"] != "ours" and r["us"] and r["ratio"]]
     nearest = min(peers, key=lambda r: r["ratio"]["median"], default=None)
-    eager = next(
-        (found[key] for key in ("llada", "dream") if key in found and found[key]["us"] and found[key]["ratio"]), None
-    )
+    originals = (found[key] for key in ("llada", "dream", *ORIGINALS) if key in found)
+    eager = next((row for row in originals if row["us"] and row["ratio"]), None)
     return (
         name,
         *(
@@ -76,7 +76,7 @@ def markdown(rows: list[dict]) -> list[str]:
         for kind in dict.fromkeys(map(_kind, timed)):
             found = [row for row in timed if _kind(row) == kind]
             out += [
-                f"One denoise step on the GPU, {kind}: device time, cold L2 (time / ours; ours: share of the read rate).",
+                f"One {kind}, on the GPU: device time, cold L2 (time / ours; ours: share of the read rate).",
                 "",
             ]
             out += report.markdown_table(*_table(found))
@@ -89,7 +89,10 @@ def markdown(rows: list[dict]) -> list[str]:
 def _kind(row: dict) -> str:
     case = row["case"]
     law = {"normal3": "N(0, 3)", "normal1": "N(0, 1)"}.get(case["dist"], case["dist"])
-    parts = [f"temperature {case['temperature']:g}", f"{law} logits"]
+    step = "denoise step" if case["op"] not in UNIFORM_OPS else f"{case['op']} of {case['model']}"
+    parts = [step, f"temperature {case['temperature']:g}", f"{law} logits"]
+    if case.get("steps"):
+        parts.append(f"N={case['steps']}")
     if case["confidence"] != "prob":
         parts.append(f"confidence {case['confidence']}")
     if case["cfg_scale"]:

@@ -27,17 +27,20 @@ class Moved(NamedTuple):
 Step = Callable[..., Moved]
 
 
-def ours(inputs: Inputs) -> Step:
+def ours(inputs: Inputs, **numbers) -> Step:
+    """`numbers`: seed, and temperature and step where the op has logits, if these are to be tensors."""
+    case = inputs.case
+    numbers = {"seed": case.seed, **({"temperature": case.temperature} if case.has_logits else {}), **numbers}
     return {
         "uniform_step": _our_uniform,
         "transition_step": _our_transition,
         "renoise_step": _our_renoise,
         "select_step": _our_select,
         "q_sample": _our_q_sample,
-    }[inputs.case.op](inputs)
+    }[case.op](inputs, numbers)
 
 
-def _our_uniform(inputs: Inputs) -> Step:
+def _our_uniform(inputs: Inputs, numbers: dict) -> Step:
     import dlm_kernels as dlm
 
     case = inputs.case
@@ -49,16 +52,15 @@ def _our_uniform(inputs: Inputs) -> Step:
             inputs.logits,
             alpha_t=t.alpha,
             alpha_s=s.alpha,
-            temperature=case.temperature,
-            seed=case.seed,
             uniform=uniform,
+            **numbers,
         )
         return Moved(out.tokens, out.p_current)
 
     return step
 
 
-def _our_transition(inputs: Inputs) -> Step:
+def _our_transition(inputs: Inputs, numbers: dict) -> Step:
     import dlm_kernels as dlm
 
     case = inputs.case
@@ -72,20 +74,18 @@ def _our_transition(inputs: Inputs) -> Step:
             x,
             inputs.logits,
             transition=transition,
-            temperature=case.temperature,
-            seed=case.seed,
             mask_id=inputs.mask_id,
             uniform=uniform,
+            **numbers,
         )
         return Moved(out.tokens, out.p_current)
 
     return step
 
 
-def _our_renoise(inputs: Inputs) -> Step:
+def _our_renoise(inputs: Inputs, numbers: dict) -> Step:
     import dlm_kernels as dlm
 
-    case = inputs.case
     state = dlm.RenoiseState.start(inputs.canvas)
 
     def step(x: torch.Tensor, uniform=None) -> Moved:
@@ -98,18 +98,17 @@ def _our_renoise(inputs: Inputs) -> Step:
             inputs.logits,
             state=state,
             entropy_bound=ENTROPY_BOUND,
-            temperature=case.temperature,
             stability_threshold=STABLE_STEPS,
             confidence_threshold=CONFIDENT,
-            seed=case.seed,
             uniform=uniform,
+            **numbers,
         )
         return Moved(out.tokens, out.entropy, out.argmax, out.accepted, out.done.clone())
 
     return step
 
 
-def _our_select(inputs: Inputs) -> Step:
+def _our_select(inputs: Inputs, numbers: dict) -> Step:
     import dlm_kernels as dlm
 
     case, rule = inputs.case, dlm.TopK(inputs.case.k)
@@ -120,17 +119,16 @@ def _our_select(inputs: Inputs) -> Step:
             inputs.logits,
             mask_id=None,
             rule=rule,
-            temperature=case.temperature,
             confidence=case.confidence,
-            seed=case.seed,
             uniform=uniform,
+            **numbers,
         )
         return Moved(out.tokens, out.confidence)
 
     return step
 
 
-def _our_q_sample(inputs: Inputs) -> Step:
+def _our_q_sample(inputs: Inputs, numbers: dict) -> Step:
     import dlm_kernels as dlm
 
     case = inputs.case
@@ -143,8 +141,8 @@ def _our_q_sample(inputs: Inputs) -> Step:
             vocab_size=case.vocab,
             mask_id=inputs.mask_id,
             uniform_share=share,
-            seed=case.seed,
             uniform=uniform,
+            **numbers,
         )
         return Moved(x_t)
 

@@ -147,10 +147,22 @@ def test_rows_of_every_kind():
     assert all(row["bytes_min"] == 2 * 8 * 1500 * 4 for row in guided_rows) and len(guided_rows) == 3
 
 
+@pytest.mark.parametrize(
+    "fields", [{"op": "uniform_step", "model": "sumi", "steps": 8}, {"op": "renoise_step", "model": "gemma"}]
+)
+def test_rows_of_the_uniform_family(fields):
+    case = Case(rows=8, vocab=1500, dtype="fp32", temperature=1.0, dist="peaked", **fields)
+    rows = measured(case, peers=("sumi", "diffusion_gemma", "torch_fp32"))
+    assert [row["provider"]["name"] for row in rows][0] == OURS and len(rows) == 3
+    for row in rows:
+        check_row(row)
+    assert rows[0]["check"]["bitwise_repeat"] is True
+
+
 def test_rehearsed_rows_are_never_results(tmp_path, capfd):
     out = tmp_path / "rows.jsonl"
     arguments = ["--device", "rehearsal", "--against", "llada,torch_fp32", "--out", str(out), "--seconds", "60"]
-    assert gpu.main([*arguments, "--filter", "T=1|margin"]) in (0, 4)
+    assert gpu.main([*arguments, "--filter", "^denoise.*(T=1|margin)"]) in (0, 4)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 5 and {row["case"]["confidence"] for row in rows} == {"prob", "margin"}
     assert "nearest peer" in capfd.readouterr().out

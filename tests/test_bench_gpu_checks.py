@@ -25,6 +25,7 @@ from dlm_kernels.bench import (
 from dlm_kernels.bench import device as devices
 from dlm_kernels.bench.cases import OURS, Case
 from dlm_kernels.bench.gpu_problems import OPTIONS, Problem, problems
+from dlm_kernels.bench.gpu_uniform import UNIFORM_OPTIONS, UniformProblem
 
 SCRIPT = Path(__file__).parents[1] / "bench" / "gpu.sh"
 
@@ -35,8 +36,11 @@ SCRIPT = Path(__file__).parents[1] / "bench" / "gpu.sh"
 def test_problems_reach_every_option():
     listed = problems()
     assert len({p.seed for p in listed}) == len(listed) and len({p.name for p in listed}) == len(listed)
-    assert {option for p in listed for option in p.options} == set(OPTIONS)
-    assert {p.op for p in listed} == {"denoise_step_", "draw_tokens", "row_stats", "topk_unmask_"}
+    assert {option for p in listed for option in p.options} == {*OPTIONS, *UNIFORM_OPTIONS}
+    assert {p.op for p in listed} == {
+        *("denoise_step_", "draw_tokens", "row_stats", "topk_unmask_"),
+        *("renoise_step_", "transition_step_", "q_sample"),
+    }
     assert {p.rule for p in listed} == {"topk", "threshold", "factor", "entropy"}
     assert max(p.vocab for p in problems(large=False)) < 40_000
 
@@ -83,6 +87,59 @@ def test_disagreement_is_found(output, change, temperature, monkeypatch):
         gpu_agreement.compare(problem, torch.device("cpu"))
 
 
+def bend_uniform(monkeypatch, output, change):
+    real, calls = UniformProblem.run, []
+
+    def run(self, tensors):
+        out = dict(real(self, tensors))
+        calls.append(1)
+        if 1 < len(calls) < 4:  # those on the device
+            out[output] = change(out[output].clone())
+        return out
+
+    monkeypatch.setattr(UniformProblem, "run", run)
+
+
+@pytest.mark.parametrize(
+    ("op", "output", "change"),
+    [
+        ("transition_step_", "tokens", lambda t: (t + 1) % 7),
+        ("transition_step_", "route", lambda t: t.flip(-1)),
+        ("transition_step_", "p_current", lambda t: t * 1.001),
+        ("transition_step_", "events", lambda t: t + 1),
+        ("transition_step_", "gain", lambda t: t + 1),
+        ("renoise_step_", "accepted", lambda t: ~t),
+        ("renoise_step_", "unchanged after", lambda t: t + 1),
+        ("renoise_step_", "probs after", lambda t: t * 1.02),
+        ("q_sample", "tokens", lambda t: (t + 1) % 7),
+    ],
+)
+def test_disagreement_of_the_uniform_family_is_found(op, output, change, monkeypatch):
+    options = {"renoise_step_": ("probs", "trace"), "transition_step_": ("trace",)}.get(op, ())
+    problem = UniformProblem(op, temperature=1.0, rule="entropy", options=options, seed=3)
+    assert gpu_agreement.compare(problem, torch.device("cpu")) == 0
+    bend_uniform(monkeypatch, output, change)
+    with pytest.raises(gpu_agreement.Disagreement, match=output if output != "tokens" else "token"):
+        gpu_agreement.compare(problem, torch.device("cpu"))
+
+
+def test_a_number_at_the_edge_of_a_route_is_a_tie(monkeypatch):
+    """A route that another 1e-6 of its number would take is a proven tie, and what follows from it is not compared."""
+    problem = UniformProblem("q_sample", vocab=50, batch=1, length=1)
+    real = UniformProblem.tensors
+
+    def tensors(self, device, seed=None):
+        found = real(self, device, seed)
+        found["uniform"][..., 0] = 0.3 - 1e-7  # noise below 0.3
+        found["uniform"][..., 1] = 0.5
+        found["x"].fill_(3)
+        return found
+
+    monkeypatch.setattr(UniformProblem, "tensors", tensors)
+    bend_uniform(monkeypatch, "tokens", lambda t: torch.full_like(t, 3))
+    assert gpu_agreement.compare(problem, torch.device("cpu")) == 1
+
+
 def test_unsteady_results_are_found(monkeypatch):
     numbers = iter(range(10))
     monkeypatch.setattr(Problem, "run", bend("confidence", lambda t: t + next(numbers) * 1e-8))
@@ -110,6 +167,11 @@ def test_a_token_across_a_cdf_step_is_a_tie(monkeypatch):
 
 def test_graph_checks(monkeypatch, capsys):
     kept = [Problem(temperature=0.7), Problem("row_stats", temperature=1.0), Problem("topk_unmask_", vocab=50)]
+    kept += [UniformProblem("renoise_step_", rule="entropy", options=("committed", "probs", "trace"))]
+    kept += [
+        UniformProblem("transition_step_", temperature=0.9, options=("min_p", "trace")),
+        UniformProblem("q_sample"),
+    ]
     monkeypatch.setattr(gpu_graphs, "chosen", lambda: kept)
     assert gpu_graphs.main(["--device", "rehearsal"]) == 0
     stuck = lambda self, work, count=False, pool="": work() or devices.Graph(lambda: None)  # a replay that does nothing

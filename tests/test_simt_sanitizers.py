@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = [f"test_{name}.py" for name in ("denoise_step", "row_stats", "draw", "commit", "device_values")]
+NAMES = ("denoise_step", "row_stats", "draw", "commit", "device_values")
+NAMES += ("renoise_step", "transition_step", "redraw", "traced_steps", "q_sample")
+FILES = [f"test_{name}.py" for name in NAMES]
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None or platform.machine() != "x86_64", reason="needs g++ on x86-64"
 )

@@ -7,8 +7,8 @@
 
 namespace dlm {
 
-// Draws that must be independent live on different streams: route and noise are of the reverse steps, the forward ones of
-// q_sample, whose canvas the first step may take up under the same seed and step.
+// Draws that must be independent live on different streams: route and noise are of the reverse steps, the forward ones
+// of q_sample, whose canvas the first step may take up under the same seed and step.
 enum Stream : uint32_t {
   kStreamDraw = 0,
   kStreamRank = 1,

@@ -94,8 +94,8 @@ DLM_HD void set_top(RedrawLaw* law, double largest) {
   law->mask = exp_d(law->mask - law->top);
 }
 
-// Whether a drawn token with this probability came as noise: of what the (conditional) posterior has for it, the law has
-// a part and noise the rest. SEDD's has no parts.
+// Whether a drawn token with this probability came as noise: of what the (conditional) posterior has for it, the law
+// has a part and noise the rest. SEDD's has no parts.
 DLM_HD bool came_as_noise(const RedrawLaw& law, double p, double u) {
   return law.kind != kScore && u * (law.cond.model * p + law.cond.noise) < law.cond.noise;
 }

@@ -172,7 +172,8 @@ DLM_HD void noise_position(const NoisingArgs& a, const Resolved& r, const Place&
   int64_t token = token_on_canvas(a.x, at);
   Route route = kStay;
   if (!flag_at(a.frozen, at)) route = noising_route(rates[0], rates[1], uniform(kStreamForwardRoute, 0));
-  if (route == kNoise) token = noise_token(uniform(kStreamForwardNoise, 1), noise_support(r.vocab, a.mask_id), a.mask_id);
+  if (route == kNoise)
+    token = noise_token(uniform(kStreamForwardNoise, 1), noise_support(r.vocab, a.mask_id), a.mask_id);
   if (route == kRemask) token = a.mask_id;
   store_int(a.out.x_t, a.x.dtype, row, token);
   a.out.route[row] = static_cast<uint8_t>(route);

@@ -47,6 +47,5 @@ DLM_API int32_t dlm_cuda_transition_step(const dlm::TransitionArgs* args, void* 
 }
 
 DLM_API int32_t dlm_cuda_q_sample(const dlm::NoisingArgs* args, void* scratch, void* stream, dlm_error* error) {
-  return call(args, scratch, stream, error,
-              [](auto& a, auto& r, void*, void* on) { dlm::cuda::q_sample(a, r, on); });
+  return call(args, scratch, stream, error, [](auto& a, auto& r, void*, void* on) { dlm::cuda::q_sample(a, r, on); });
 }

@@ -51,8 +51,8 @@ struct Standing {
   int64_t accepted;  // so many of `ranked`
 };
 
-// Sorts the eligible rows of sequence b into `ranked`, which has room for the next power of two of its rows, and asks the
-// rule. judge(row, place) -> Verdict; value(row) and entropy(row) of eligible rows.
+// Sorts the eligible rows of sequence b into `ranked`, which has room for the next power of two of its rows, and asks
+// the rule. judge(row, place) -> Verdict; value(row) and entropy(row) of eligible rows.
 template <class Judge, class Value, class Entropy>
 __device__ Standing rank_sequence(const Geometry& g, const RuleParams& rule, int64_t b, Ranked* ranked, Judge judge,
                                   Value value, Entropy entropy) {

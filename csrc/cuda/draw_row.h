@@ -67,8 +67,8 @@ __device__ inline void store_drawn_row(const RowsJob& job, int64_t row, const Dr
   }
 }
 
-// Scores and stores what was drawn. One thread calls, and its arithmetic is in double: a call of its own spares the others
-// its registers.
+// Scores and stores what was drawn. One thread calls, and its arithmetic is in double: a call of its own spares the
+// others its registers.
 template <class Source>
 __device__ DLM_NOINLINE void score_row(const RowsJob& job, int64_t row, RowStats stats, int64_t token) {
   const Resolved& r = job.resolved;
@@ -79,12 +79,13 @@ __device__ DLM_NOINLINE void score_row(const RowsJob& job, int64_t row, RowStats
   if (token < 0) token = stats.argmax;
   const float z = token == stats.argmax ? stats.max : source.logit(token);
   const bool of_best = job.op == RowsOp::kRenoise;
-  job.records.gain[row] = trace_gain(job, source, law, stats, at, {of_best ? stats.argmax : token, of_best ? stats.max : z});
+  job.records.gain[row] =
+      trace_gain(job, source, law, stats, at, {of_best ? stats.argmax : token, of_best ? stats.max : z});
   Current current;
   if (compares(r.confidence)) {
     const bool told = job.op == RowsOp::kDraw;
-    current = holding(source, told ? given_token(step.draw, r.geometry, row) : token_on_canvas(step.decide.x, at),
-                      r.vocab);
+    current =
+        holding(source, told ? given_token(step.draw, r.geometry, row) : token_on_canvas(step.decide.x, at), r.vocab);
   }
   store_drawn_row(job, row, score_draw(step.draw, r, law, stats, at, token, z, current));
 }
@@ -93,7 +94,8 @@ template <class Source>
 __device__ void store_stats(const RowsJob& job, const Source& source, const RowLaw& law, const RowStats& stats,
                             int64_t row, bool good) {
   if (threadIdx.x != 0) return;
-  const Current asked = holding(source, given_token(job.args.step.draw, job.resolved.geometry, row), job.resolved.vocab);
+  const Current asked =
+      holding(source, given_token(job.args.step.draw, job.resolved.geometry, row), job.resolved.vocab);
   const bool known = good && asked.token >= 0 && asked.token < job.resolved.vocab;
   store(job.stats_out, row, good, stats, law.beta, known ? probability(stats, asked, law.beta) : 0);
 }

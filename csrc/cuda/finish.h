@@ -111,9 +111,8 @@ class Finisher {
 
     const int mine = static_cast<int>(threadIdx.x) * stretch;
     double mass = 0;
-    each_vector(begin, size, mine, kLogits, min_of(size, mine + stretch), [&](float z, int at) {
-      mass += term(z, begin + at);
-    });
+    each_vector(begin, size, mine, kLogits, min_of(size, mine + stretch),
+                [&](float z, int at) { mass += term(z, begin + at); });
     const Scan cdf = block_scan(mass);
     const Choice chosen = choose(mass > 0, cdf.through > left, static_cast<int>(threadIdx.x));
     if (chosen.index < 0) return -1;

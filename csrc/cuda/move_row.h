@@ -24,7 +24,8 @@ __device__ DLM_NOINLINE Route route_of(const RowsJob& job, int64_t row, RowStats
   return choose_route(job.coefficients, job.args.mask_id, r, law_of(job, at), stats, at, current, u);
 }
 
-// Likewise. `drawn`: what the model's route leads to, -1 if it has nothing but x_t to offer; of redraws the noise's too.
+// Likewise. `drawn`: what the model's route leads to, -1 if it has nothing but x_t to offer; of redraws the noise's
+// too.
 template <class Source>
 __device__ DLM_NOINLINE void store_move(const RowsJob& job, int64_t row, RowStats stats, Route route, int64_t drawn) {
   const Resolved& r = job.resolved;

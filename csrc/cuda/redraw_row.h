@@ -28,8 +28,7 @@ __device__ inline Posterior posterior_of(const RowsJob& job, const RowLaw& law, 
   const double support = static_cast<double>(noise_support(job.resolved.vocab, mask_id));
   const Transition t = transition_at(job.coefficients, at);
   const double odds = odds_against(stats, current.token, current.z, law.beta);
-  const double shifted =
-      leave_one_out_odds(odds, t.evidence, support, job.resolved.tempered_after ? law.beta : 1);
+  const double shifted = leave_one_out_odds(odds, t.evidence, support, job.resolved.tempered_after ? law.beta : 1);
   return posterior(t, odds, shifted, is_mask(current.token, mask_id), support);
 }
 

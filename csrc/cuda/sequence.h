@@ -64,8 +64,7 @@ __device__ inline void renoise_rows(const RowsJob& job, int64_t b, Ranked* ranke
     const Place at = {b, ranked[r].position};
     const bool accepted = r < rows.accepted;
     const double u = row_uniform(a.step.draw, job.resolved.geometry, row, at, kStreamNoise, 1);
-    const int64_t token =
-        accepted ? load_int(a.step.out.tokens, d.x.dtype, row) : noise_token(u, support, a.mask_id);
+    const int64_t token = accepted ? load_int(a.step.out.tokens, d.x.dtype, row) : noise_token(u, support, a.mask_id);
     changed |= update_argmax(a, row, at);
     renoise(a, row, at, accepted, token, job.records.gain[row]);
   }

@@ -342,8 +342,9 @@ __global__ void chained_scan(int bug, const int* values, unsigned* state, int* s
   }
 }
 
-// A position per block: one thread looks at the canvas and says whether the position moves; then the whole block adds up
-// the row without what the position holds, and the one thread writes the sum there. All positions count into `total`.
+// A position per block: one thread looks at the canvas and says whether the position moves; then the whole block adds
+// up the row without what the position holds, and the one thread writes the sum there. All positions count into
+// `total`.
 __global__ void moves(int bug, const int* values, int width, int* canvas, unsigned* total) {
   DLM_SHARED(int, from);
   DLM_SHARED(int, part, [kWarps]);
