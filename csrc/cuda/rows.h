@@ -23,7 +23,8 @@ __device__ void sweep_part(const RowsJob& job, const Source& source, const RowLa
                        job.parts + row * chunks * kWarps);
 }
 
-// Transitions have kernels of their own, and those with a second read again: the end of a row takes more registers there.
+// Transitions have kernels of their own, and those with a second read again: the end of a row takes more registers
+// there.
 enum class Family : int { kDraws = 0, kMoves = 1, kRedraws = 2 };
 
 // Per multiprocessor: what registers allow without spilling (tests/test_cuda_build.py).
@@ -71,10 +72,10 @@ inline void launch_kernel(void (*kernel)(RowsJob), const RowsJob& job, const Sor
 // Each instantiated once per logit dtype, in draws_*.cu and moves_*.cu, which is where all the compile time goes.
 template <class T>
 void launch_draws_of(const RowsJob& job, const SortSpace& space, void* stream) {
-  const auto kernel = given(job.args.step.sweep.uncond)    ? rows_kernel<T, Mix::kGuided, true>
-                      : job.args.step.sweep.softcap > 0    ? rows_kernel<T, Mix::kCapped, true>
-                      : job.tilt                           ? rows_kernel<T, Mix::kPlain, true>
-                                                           : rows_kernel<T, Mix::kPlain, false>;
+  const auto kernel = given(job.args.step.sweep.uncond) ? rows_kernel<T, Mix::kGuided, true>
+                      : job.args.step.sweep.softcap > 0 ? rows_kernel<T, Mix::kCapped, true>
+                      : job.tilt                        ? rows_kernel<T, Mix::kPlain, true>
+                                                        : rows_kernel<T, Mix::kPlain, false>;
   launch_kernel(kernel, job, space, stream);
 }
 
