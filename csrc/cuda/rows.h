@@ -29,7 +29,8 @@ enum class Family : int { kDraws = 0, kMoves = 1, kRedraws = 2 };
 
 // Per multiprocessor: what registers allow without spilling (tests/test_cuda_build.py).
 constexpr int blocks_wanted(Mix mix, Family family) {
-  return family == Family::kRedraws ? 3 : 5 - (mix != Mix::kPlain ? 1 : 0) - (family == Family::kMoves ? 1 : 0);
+  if (family == Family::kRedraws || mix == Mix::kGuided) return 3;
+  return family == Family::kMoves || mix == Mix::kCapped ? 4 : 5;
 }
 
 template <class T, Mix kMix, bool kWithTilt, Family kFamily = Family::kDraws>
