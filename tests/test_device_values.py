@@ -42,8 +42,13 @@ def hostile(generator, kwargs, duplicates):
         if name in kwargs:
             kwargs[name] = wild(generator, kwargs[name])
     rows = kwargs["rows"]
-    if duplicates and rows is not None and rows.numel():
+    if rows is None or not rows.numel():
+        return
+    if duplicates:
         kwargs["rows"] = rows[torch.randint(len(rows), rows.shape, generator=generator)]
+    else:  # hostile values repeat, too
+        first = torch.tensor([row not in rows[:i].tolist() for i, row in enumerate(rows.tolist())])
+        kwargs["rows"] = torch.where(first, rows, -1)
 
 
 def assert_tokens(tokens, vocab):
