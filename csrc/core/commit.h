@@ -91,7 +91,7 @@ DLM_HD void update_done(const RenoiseArgs& a, int64_t b, int64_t rows, int64_t b
   int64_t steps = 0;
   if (given(unchanged)) {
     int64_t* const count = static_cast<int64_t*>(unchanged.data) + b * unchanged.stride[0];
-    steps = *count = changed ? 0 : *count + 1;
+    steps = *count = changed ? 0 : *count < INT64_MAX ? *count + 1 : *count;
   }
   if (!given(done)) return;
   const bool confident = bad == 0 && entropy / static_cast<double>(rows) < a.state.confident;

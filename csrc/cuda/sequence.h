@@ -56,7 +56,7 @@ __device__ inline void renoise_rows(const RowsJob& job, int64_t b, Ranked* ranke
   const DecideParams& d = a.step.decide;
   const int64_t support = noise_support(job.resolved.vocab, a.mask_id);
   RuleParams rule = rule_params(job.resolved, d, b);
-  rule.quota = max_of<int64_t>(0, rule.quota - num_committed(d, b));
+  rule.quota = max_of<int64_t>(0, max_of<int64_t>(0, rule.quota) - num_committed(d, b));
   const Standing rows = rank_records(job, rule, b, ranked);
   int changed = 0;
   for (int64_t r = threadIdx.x; r < rows.eligible; r += blockDim.x) {
