@@ -82,7 +82,6 @@ struct DrawnRow {
   Score score;
   float logprob = -kInfinity;
   float entropy = 0;
-  float gain = 0;  // log p(token) - log p(the token that the trace has committed here)
 };
 
 DLM_HD bool holds(const Array& ids, int64_t token) {

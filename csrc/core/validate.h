@@ -6,412 +6,9 @@
 // synchronise with the device, so kernels there must survive any value.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <cstdarg>
-#include <cstdio>
-#include <cstring>
-#include <string>
-#include <vector>
-
-#include "redraw.h"
-#include "trace.h"
+#include "check.h"
 
 namespace dlm {
-
-enum ErrorKind : int32_t { kOk = 0, kValueError = 1, kTypeError = 2, kRuntimeError = 3 };
-
-struct InvalidArgument {
-  ErrorKind kind;
-  std::string text;
-};
-
-namespace check {
-
-using Names = std::vector<const char*>;
-
-inline std::string number(double v) {
-  char text[40];
-  snprintf(text, sizeof text, "%g", v);
-  return text;
-}
-inline std::string number(int64_t v) { return std::to_string(v); }
-
-inline std::string list(const int64_t* values, int32_t n) {
-  std::string text = "[";
-  for (int32_t i = 0; i < n; ++i) text += (i > 0 ? ", " : "") + number(values[i]);
-  return text + "]";
-}
-inline std::string shape(const Array& a) { return list(a.shape, min_of(a.ndim, kMaxDims)); }
-
-template <class T>
-std::string one_of(const std::vector<T>& names) {
-  std::string text;
-  for (size_t i = 0; i < names.size(); ++i)
-    text += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + std::string(names[i]);
-  return text;
-}
-
-inline std::string device(int32_t ordinal) { return ordinal < 0 ? "cpu" : "cuda:" + std::to_string(ordinal); }
-
-inline void require(bool ok, const char* argument, const std::string& rule, const std::string& got) {
-  if (!ok) throw InvalidArgument{kValueError, std::string(argument) + ": " + rule + ", got " + got};
-}
-
-inline void dtype(const char* argument, const Array& a, const std::vector<DType>& wanted) {
-  if (std::find(wanted.begin(), wanted.end(), a.dtype) != wanted.end()) return;
-  Names names;
-  for (DType d : wanted) names.push_back(dtype_name(d));
-  throw InvalidArgument{kTypeError,
-                        std::string(argument) + ": dtype must be " + one_of(names) + ", got " + dtype_name(a.dtype)};
-}
-
-inline void on_device(const char* argument, const Array& a, const char* anchor, const Array& like) {
-  require(a.device == like.device, argument, "must be on " + device(like.device) + " as " + anchor, device(a.device));
-}
-
-inline void has_shape(const char* argument, const Array& a, const std::vector<std::vector<int64_t>>& wanted) {
-  std::vector<std::string> texts;
-  for (const auto& w : wanted) {
-    if (a.ndim == static_cast<int32_t>(w.size()) && std::equal(w.begin(), w.end(), a.shape)) return;
-    const std::string text = list(w.data(), static_cast<int32_t>(w.size()));
-    if (std::find(texts.begin(), texts.end(), text) == texts.end()) texts.push_back(text);
-  }
-  require(false, argument, "shape must be " + one_of(texts), shape(a));
-}
-
-inline void dims(const char* argument, const Array& a, const char* names, int32_t n) {
-  require(a.ndim == n, argument, "must be " + std::to_string(n) + "-dimensional, " + names, shape(a));
-}
-
-inline void unit_stride(const char* argument, const Array& a) {
-  const int32_t last = a.ndim - 1;
-  require(numel(a) == 0 || a.shape[last] == 1 || a.stride[last] == 1, argument,
-          "stride of the last dimension must be 1", number(a.stride[last]));
-}
-
-inline int32_t name(const char* argument, const char* got, const Names& known) {
-  for (size_t i = 0; i < known.size(); ++i) {
-    if (strcmp(got, known[i]) == 0) return static_cast<int32_t>(i);
-  }
-  require(false, argument, "must be " + one_of(known), got);
-  return 0;
-}
-
-// The first value, in index order, that is not good is named.
-template <class T, class Good>
-void values(const char* argument, const Array& a, Good good, const std::string& rule, int32_t dim = 0,
-            int64_t offset = 0) {
-  if (a.device >= 0) return;
-  if (dim < a.ndim) {
-    for (int64_t i = 0; i < a.shape[dim]; ++i) values<T>(argument, a, good, rule, dim + 1, offset + i * a.stride[dim]);
-    return;
-  }
-  const T v = static_cast<const T*>(a.data)[offset];
-  require(good(v), argument, rule,
-          std::is_integral<T>::value ? number(static_cast<int64_t>(v)) : number(static_cast<double>(v)));
-}
-
-inline void not_overlapping(const char* argument, const Array& a) {
-  bool overlaps = false;
-  for (int32_t d = 0; d < a.ndim; ++d) overlaps |= a.shape[d] > 1 && a.stride[d] == 0;
-  require(!overlaps, argument, "must not overlap itself (stride 0)", "strides " + list(a.stride, a.ndim));
-}
-
-inline void contiguous(const char* argument, const Array& a) {
-  int64_t stride = 1;
-  bool good = true;
-  for (int32_t d = a.ndim - 1; d >= 0; stride *= a.shape[d--]) good &= a.shape[d] == 1 || a.stride[d] == stride;
-  require(good || numel(a) == 0, argument, "must be contiguous", "strides " + list(a.stride, a.ndim));
-}
-
-inline void canvas(const Array& x, bool written = true) {
-  dtype("x", x, {kInt64, kInt32});
-  dims("x", x, "[B, L]", 2);
-  if (written) not_overlapping("x", x);
-}
-
-// [B, W, ...] must fit the canvas.
-inline void covered(const char* argument, const Array& a, const Array& x) {
-  require(a.shape[0] == x.shape[0], argument, "dimension 0 must be " + number(x.shape[0]) + " as in x",
-          number(a.shape[0]));
-  require(a.shape[1] <= x.shape[1], argument, "dimension 1 must be at most " + number(x.shape[1]) + " as in x",
-          number(a.shape[1]));
-}
-
-enum Layout { kDense, kPacked, kEither };
-
-inline void logits(const Array& z, Layout layout, const Array* x) {
-  dtype("logits", z, {kFloat32, kFloat16, kBFloat16});
-  if (x != nullptr) on_device("logits", z, "x", *x);
-  if (layout == kEither) {
-    require(z.ndim == 2 || z.ndim == 3, "logits", "must be [B, W, V] or [R, V]", shape(z));
-  } else {
-    layout == kPacked ? dims("logits", z, "[R, V]", 2) : dims("logits", z, "[B, W, V]", 3);
-  }
-  require(z.shape[z.ndim - 1] >= 1, "logits", "the vocabulary must not be empty", shape(z));
-  unit_stride("logits", z);
-  if (x != nullptr && layout == kDense) covered("logits", z, *x);
-}
-
-// [1] or [B]; batch < 0: any length.
-inline void per_request(const char* argument, const Array& a, DType type, int64_t batch, const char* anchor,
-                        const Array& like) {
-  dtype(argument, a, {type});
-  on_device(argument, a, anchor, like);
-  if (batch < 0) {
-    dims(argument, a, "[B]", 1);
-  } else {
-    has_shape(argument, a, {{1}, {batch}});
-  }
-}
-
-inline void temperature(const Array& t, int64_t batch, const char* anchor, const Array& like, bool above_zero = false) {
-  per_request("temperature", t, kFloat32, batch, anchor, like);
-  values<float>(
-      "temperature", t, [&](float v) { return std::isfinite(v) && (above_zero ? v > 0 : v >= 0); },
-      above_zero ? "must be finite and > 0" : "must be finite and >= 0");
-}
-
-inline void step(const Array& s, const char* anchor, const Array& like) {
-  dtype("step", s, {kInt64});
-  on_device("step", s, anchor, like);
-  require(numel(s) == 1, "step", "must have one element", shape(s));
-}
-
-inline void quota(const Array& q, const Array& x) {
-  per_request("quota", q, kInt64, x.shape[0], "x", x);
-  values<int64_t>("quota", q, [](int64_t v) { return v >= 0; }, "must be >= 0");
-}
-
-inline int32_t rule(const DecideParams& d) {
-  const int32_t r = name("rule", d.rule, {rule_name(0), rule_name(1), rule_name(2), rule_name(3)});
-  if (r == kThreshold) {
-    require(d.level >= 0 && d.level <= 1, "level", "must be in [0, 1] for threshold", number(d.level));
-  } else if (r != kTopK) {
-    require(d.level >= 0, "level", std::string("must be >= 0 for ") + rule_name(r), number(d.level));
-  }
-  return r;
-}
-
-inline void window(const DecideParams& d) {
-  const int64_t length = d.x.shape[1];
-  require(d.window_start >= 0 && d.window_start <= length, "window_start", "must be in [0, " + number(length) + "]",
-          number(d.window_start));
-  require(d.window_stop == -1 || (d.window_start <= d.window_stop && d.window_stop <= length), "window_stop",
-          "must be -1 or in [" + number(d.window_start) + ", " + number(length) + "]", number(d.window_stop));
-}
-
-// dims 2: [B, L]; 1: [B].
-inline void like_canvas(const char* argument, const Array& a, DType type, const Array& x, int32_t dims = 2) {
-  if (!given(a)) return;
-  dtype(argument, a, {type});
-  on_device(argument, a, "x", x);
-  has_shape(argument, a, {std::vector<int64_t>(x.shape, x.shape + dims)});
-}
-
-inline void frozen(const DecideParams& d) { like_canvas("frozen", d.frozen, kBool, d.x); }
-
-// What a step carries over and writes.
-inline void state(const char* argument, const Array& a, DType type, const Array& x, int32_t dims = 2) {
-  like_canvas(argument, a, type, x, dims);
-  if (given(a)) not_overlapping(argument, a);
-}
-
-inline void trace(const DecideParams& d) {
-  const Array &positions = d.trace.positions, &steps = d.trace.steps;
-  if (given(positions)) {
-    dtype("trace", positions, {kInt32});
-    on_device("trace", positions, "x", d.x);
-    has_shape("trace", positions, {{d.x.shape[0], d.x.shape[1], kTraceWords}});
-    contiguous("trace", positions);
-  }
-  require(given(steps) == given(positions), "trace_steps", "must be given with trace, and only then",
-          given(steps) ? shape(steps) : "none");
-  if (!given(steps)) return;
-  dtype("trace_steps", steps, {kInt64});
-  on_device("trace_steps", steps, "x", d.x);
-  dims("trace_steps", steps, "[S, B, 8]", 3);
-  require(steps.shape[0] >= 1, "trace_steps", "must have a step", shape(steps));
-  has_shape("trace_steps", steps, {{steps.shape[0], d.x.shape[0], kNumTraceColumns}});
-  contiguous("trace_steps", steps);
-}
-
-// last < 0: no limit.
-inline void start(const Array& s, bool packed, int64_t batch, int64_t last, const char* anchor, const Array& like) {
-  if (!given(s)) return;
-  per_request("start", s, kInt64, packed ? -1 : batch, anchor, like);
-  require(!packed, "start", "must not be given with packed logits [R, V]", shape(s));
-  values<int64_t>(
-      "start", s, [&](int64_t v) { return v >= 0 && (last < 0 || v <= last); },
-      last < 0 ? "must be >= 0" : "must be in [0, " + number(last) + "] (L - W)");
-}
-
-// size: B * L, or < 0 for no limit.
-inline void rows(const Array& r, int64_t count, int64_t size, const char* anchor, const Array& like) {
-  if (!given(r)) return;
-  dtype("rows", r, {kInt64});
-  on_device("rows", r, anchor, like);
-  has_shape("rows", r, {{count}});
-  values<int64_t>(
-      "rows", r, [&](int64_t v) { return v >= -1 && (size < 0 || v < size); },
-      size < 0 ? "must be >= -1" : "must be in [-1, " + number(size) + ")");
-  if (r.device >= 0) return;
-  std::vector<int64_t> sorted;
-  for (int64_t i = 0; i < count; ++i) sorted.push_back(static_cast<const int64_t*>(r.data)[i * r.stride[0]]);
-  std::sort(sorted.begin(), sorted.end());
-  for (int64_t i = 1; i < count; ++i) {
-    require(sorted[i] < 0 || sorted[i] != sorted[i - 1], "rows", "must not hold a position twice", number(sorted[i]));
-  }
-}
-
-inline void shift(int64_t s, bool packed) {
-  if (packed) {
-    require(s == 0, "shift", "must be 0 with packed logits [R, V]", number(s));
-  } else {
-    require(s == 0 || s == -1, "shift", "must be 0 or -1", number(s));
-  }
-}
-
-inline void ids(const char* argument, const Array& a, const Array& like) {
-  if (!given(a)) return;
-  dtype(argument, a, {kInt64});
-  on_device(argument, a, "logits", like);
-  dims(argument, a, "[n]", 1);
-}
-
-inline void softcap(const SweepParams& s) {
-  require(s.softcap == 0 || (s.softcap >= 1e-6 && s.softcap <= 1e6), "softcap", "must be 0 (none) or in [1e-6, 1e6]",
-          number(s.softcap));
-}
-
-// Uniform noise must have a token to be, and the canvas be able to hold it and the mask.
-inline void noise_prior(int64_t mask_id, int64_t vocab, const Array& x) {
-  require(mask_id >= -1, "mask_id", "must be >= -1 (none)", number(mask_id));
-  require(x.dtype == kInt64 || mask_id <= INT32_MAX, "mask_id", "must fit in int32 as x", number(mask_id));
-  require(noise_support(vocab, mask_id) >= 1, "mask_id", "must leave a token of the vocabulary for noise",
-          number(mask_id));
-}
-
-// [1, n], [B, n] or [B, L, n] float64.
-inline void of_schedule(const char* argument, const Array& a, int64_t n, const Array& x) {
-  dtype(argument, a, {kFloat64});
-  on_device(argument, a, "x", x);
-  has_shape(argument, a, {{1, n}, {x.shape[0], n}, {x.shape[0], x.shape[1], n}});
-  unit_stride(argument, a);
-}
-
-// Nothing becomes a mask that there is none of: `column` of each row is the chance of it.
-inline void no_way_to_no_mask(const char* argument, Array a, int64_t column, int64_t mask_id) {
-  if (mask_id >= 0 || a.device >= 0) return;
-  a.data = static_cast<double*>(a.data) + column;
-  a.shape[a.ndim - 1] = 1;
-  values<double>(argument, a, [](double v) { return v == 0; }, "must not lead to the mask without mask_id");
-}
-
-inline void coefficients(const TransitionArgs& a) {
-  of_schedule("coefficients", a.coefficients, kTransitionSize, a.decide.x);
-  values<double>("coefficients", a.coefficients, [](double v) { return std::isfinite(v); }, "must be finite");
-  no_way_to_no_mask("coefficients", a.coefficients, 7, a.mask_id);  // of a token: Bridge::mask
-}
-
-inline void rates(const NoisingArgs& a) {
-  of_schedule("rates", a.rates, 2, a.x);
-  values<double>("rates", a.rates, [](double v) { return v >= 0 && v <= 1; }, "must be in [0, 1]");
-  for (int64_t i = 0; a.rates.device < 0 && i < numel(a.rates) / 2; ++i) {
-    const int64_t width = a.rates.ndim == 3 ? a.rates.shape[1] : 1;
-    const double* const rate =
-        static_cast<const double*>(a.rates.data) + i / width * a.rates.stride[0] + i % width * a.rates.stride[1];
-    const double total = rate[0] + rate[1];
-    require(total <= 1 + 1e-9, "rates", "must sum to at most 1", number(total));
-  }
-  no_way_to_no_mask("rates", a.rates, 1, a.mask_id);
-}
-
-inline void redraw(const TransitionArgs& a, Resolved* out) {
-  Names names;
-  for (int32_t kind = 0; kind < kNumRedraws; ++kind) names.push_back(redraw_name(kind));
-  out->redraw = name("redraw", a.redraw, names);
-  if (out->redraw == kMinP) {
-    require(a.level >= 0 && a.level <= 1, "level", "must be in [0, 1] for min_p", number(a.level));
-  } else if (out->redraw == kGuidance) {
-    require(std::isfinite(a.level), "level", "must be finite for guidance", number(a.level));
-    require(given(a.sweep.uncond), "uncond_logits", "must be given for guidance", "none");
-    require(a.sweep.cfg_scale == 0, "cfg_scale", "must be 0 for guidance", number(a.sweep.cfg_scale));
-  }
-  if (out->redraw != kNoRedraw) {
-    values<float>("temperature", a.sweep.temperature, [](float v) { return v > 0; }, "must be > 0 with redraw");
-  }
-}
-
-// What a transition starts from must be a token, or the mask; other ops do not care.
-inline void current_tokens(const TransitionArgs& a, const Geometry& g, int64_t vocab) {
-  if (a.decide.x.device >= 0) return;
-  const std::string rule =
-      "must hold tokens in [0, " + number(vocab) + ")" + (a.mask_id < 0 ? "" : " or mask_id") + " where it may change";
-  for_each_place(g, [&](int64_t, const Place& at) {
-    if (!is_candidate(a.decide, at)) return;
-    const int64_t token = token_on_canvas(a.decide.x, at);
-    require((token >= 0 && token < vocab) || (a.mask_id >= 0 && token == a.mask_id), "x", rule, number(token));
-  });
-}
-
-inline void guidance(const SweepParams& s) {
-  if (given(s.uncond)) {
-    dtype("uncond_logits", s.uncond, {static_cast<DType>(s.logits.dtype)});
-    on_device("uncond_logits", s.uncond, "logits", s.logits);
-    has_shape("uncond_logits", s.uncond, {std::vector<int64_t>(s.logits.shape, s.logits.shape + s.logits.ndim)});
-    unit_stride("uncond_logits", s.uncond);
-  }
-  require(std::isfinite(s.cfg_scale), "cfg_scale", "must be finite", number(s.cfg_scale));
-}
-
-inline void like_rows(const char* argument, const Array& a, DType type, const Array& logits) {
-  if (!given(a)) return;
-  dtype(argument, a, {type});
-  on_device(argument, a, "logits", logits);
-  has_shape(argument, a, {std::vector<int64_t>(logits.shape, logits.shape + logits.ndim - 1)});
-}
-
-// columns: how many of them a row needs; 0 is one, without a dimension of its own.
-inline void uniform(const Array& u, const std::vector<int64_t>& rows, int64_t columns, const char* anchor,
-                    const Array& like) {
-  if (!given(u)) return;
-  std::vector<int64_t> shape = rows;
-  if (columns > 0) shape.push_back(columns);
-  dtype("uniform", u, {kFloat64});
-  on_device("uniform", u, anchor, like);
-  has_shape("uniform", u, {shape});
-  values<double>("uniform", u, [](double v) { return v >= 0 && v < 1; }, "must be in [0, 1)");
-}
-inline void uniform(const Array& u, const Array& logits, int64_t columns = 0) {
-  uniform(u, std::vector<int64_t>(logits.shape, logits.shape + logits.ndim - 1), columns, "logits", logits);
-}
-
-inline void scoring(const DrawParams& d, Resolved* out) {
-  Names names;
-  for (int32_t kind = 0; kind < kNumConfidences; ++kind) names.push_back(confidence_name(kind));
-  out->confidence = name("confidence", d.confidence, names);
-  out->from_sampled = name("confidence_from", d.confidence_from, {"raw", "sampled"}) == 1;
-  const DType conf_dtypes[] = {kFloat32, kBFloat16, kFloat64};
-  out->conf_dtype = conf_dtypes[name("conf_dtype", d.conf_dtype, {"float32", "bfloat16", "float64"})];
-}
-
-inline Geometry geometry(const Array& shaped, int32_t trailing, const PlaceParams& place, int64_t length) {
-  Geometry g;
-  g.packed = given(place.rows);
-  g.rows = place.rows;
-  g.start = place.start;
-  g.shift = place.shift;
-  g.length = length;
-  const bool flat = shaped.ndim - trailing == 1;  // [R]: packed, or one sequence
-  g.batch = flat ? 1 : shaped.shape[0];
-  g.width = flat ? shaped.shape[0] : shaped.shape[1];
-  g.num_rows = g.batch * g.width;
-  return g;
-}
-
-}  // namespace check
 
 inline Resolved validate(const RowStatsArgs& a) {
   const SweepParams& s = a.sweep;
@@ -475,30 +72,21 @@ inline Resolved validate(const DrawArgs& a) {
 inline Resolved validate(const StepArgs& a) {
   const SweepParams& s = a.sweep;
   const Array& x = a.decide.x;
-  const bool packed = given(a.place.rows);
   Resolved out;
-  check::canvas(x);
-  const int64_t batch = x.shape[0], length = x.shape[1];
-  check::logits(s.logits, packed ? check::kPacked : check::kDense, &x);
-  check::temperature(s.temperature, batch, "x", x);
-  check::per_request("seed", a.draw.seed, kInt64, batch, "x", x);
-  check::step(a.draw.step, "x", x);
+  check::canvas_and_law(x, s, a.place, a.draw);
+  out.vocab = s.logits.shape[s.logits.ndim - 1];
   check::quota(a.decide.quota, x);
   out.rule = check::rule(a.decide);
-  check::window(a.decide);
-  check::frozen(a.decide);
-  check::start(a.place.start, packed, batch, packed ? -1 : length - s.logits.shape[1], "x", x);
-  check::rows(a.place.rows, s.logits.shape[0], batch * length, "x", x);
-  check::shift(a.place.shift, packed);
+  check::places(a.decide, a.place, s.logits);
+  check::shift(a.place.shift, given(a.place.rows));
   check::ids("suppress", s.suppress, s.logits);
   check::ids("demote", a.draw.demote, s.logits);
   check::guidance(s);
   check::uniform(a.draw.uniform, s.logits);
   check::scoring(a.draw, &out);
   check::trace(a.decide);
-  out.geometry = check::geometry(s.logits, 1, a.place, length);
-  out.geometry.limit = batch * length;
-  out.vocab = s.logits.shape[s.logits.ndim - 1];
+  out.geometry = check::geometry(s.logits, 1, a.place, x.shape[1]);
+  out.geometry.limit = numel(x);
   return out;
 }
 
@@ -507,15 +95,9 @@ inline Resolved validate(const RenoiseArgs& args) {
   const RenoiseParams& state = args.state;
   const SweepParams& s = a.sweep;
   const Array& x = a.decide.x;
-  const bool packed = given(a.place.rows);
   Resolved out;
-  check::canvas(x);
-  const int64_t batch = x.shape[0], length = x.shape[1];
-  check::logits(s.logits, packed ? check::kPacked : check::kDense, &x);
+  check::canvas_and_law(x, s, a.place, a.draw);
   out.vocab = s.logits.shape[s.logits.ndim - 1];
-  check::temperature(s.temperature, batch, "x", x);
-  check::per_request("seed", a.draw.seed, kInt64, batch, "x", x);
-  check::step(a.draw.step, "x", x);
   check::quota(a.decide.quota, x);
   check::noise_prior(args.mask_id, out.vocab, x);
   out.rule = check::rule(a.decide);
@@ -535,49 +117,37 @@ inline Resolved validate(const RenoiseArgs& args) {
   }
   check::require(state.stability >= 0, "stability", "must be >= 0", check::number(state.stability));
   check::require(state.confident >= 0, "confident", "must be >= 0", check::number(state.confident));
-  check::window(a.decide);
-  check::frozen(a.decide);
-  check::start(a.place.start, packed, batch, packed ? -1 : length - s.logits.shape[1], "x", x);
-  check::rows(a.place.rows, s.logits.shape[0], batch * length, "x", x);
-  check::shift(a.place.shift, packed);
+  check::places(a.decide, a.place, s.logits);
+  check::shift(a.place.shift, given(a.place.rows));
   check::ids("suppress", s.suppress, s.logits);
   check::guidance(s);
   check::softcap(s);
   check::uniform(a.draw.uniform, s.logits, 2);
   check::scoring(a.draw, &out);
   check::trace(a.decide);
-  out.geometry = check::geometry(s.logits, 1, a.place, length);
-  out.geometry.limit = batch * length;
+  out.geometry = check::geometry(s.logits, 1, a.place, x.shape[1]);
+  out.geometry.limit = numel(x);
   return out;
 }
 
 inline Resolved validate(const TransitionArgs& a) {
   const SweepParams& s = a.sweep;
   const Array& x = a.decide.x;
-  const bool packed = given(a.place.rows);
   Resolved out;
-  check::canvas(x);
-  const int64_t batch = x.shape[0], length = x.shape[1];
-  check::logits(s.logits, packed ? check::kPacked : check::kDense, &x);
+  check::canvas_and_law(x, s, a.place, a.draw);
   out.vocab = s.logits.shape[s.logits.ndim - 1];
-  check::temperature(s.temperature, batch, "x", x);
-  check::per_request("seed", a.draw.seed, kInt64, batch, "x", x);
-  check::step(a.draw.step, "x", x);
   check::coefficients(a);
   check::noise_prior(a.mask_id, out.vocab, x);
   out.tempered_after = check::name("tempered", a.tempered, {"before", "after"}) == 1;
   check::redraw(a, &out);
-  check::window(a.decide);
-  check::frozen(a.decide);
-  check::start(a.place.start, packed, batch, packed ? -1 : length - s.logits.shape[1], "x", x);
-  check::rows(a.place.rows, s.logits.shape[0], batch * length, "x", x);
-  check::shift(a.place.shift, packed);
+  check::places(a.decide, a.place, s.logits);
+  check::shift(a.place.shift, given(a.place.rows));
   check::ids("suppress", s.suppress, s.logits);
   check::guidance(s);
   check::uniform(a.draw.uniform, s.logits, 3);
   check::trace(a.decide);
-  out.geometry = check::geometry(s.logits, 1, a.place, length);
-  out.geometry.limit = batch * length;
+  out.geometry = check::geometry(s.logits, 1, a.place, x.shape[1]);
+  out.geometry.limit = numel(x);
   check::current_tokens(a, out.geometry, out.vocab);
   out.from_sampled = true;
   return out;
@@ -612,16 +182,13 @@ inline Resolved validate(const UnmaskArgs& a) {
   check::on_device("confidence", a.confidence, "x", x);
   check::has_shape("confidence", a.confidence, {std::vector<int64_t>(a.tokens.shape, a.tokens.shape + a.tokens.ndim)});
   check::quota(a.decide.quota, x);
-  check::window(a.decide);
-  check::frozen(a.decide);
-  check::start(a.place.start, packed, x.shape[0], packed ? -1 : x.shape[1] - a.tokens.shape[1], "x", x);
-  check::rows(a.place.rows, a.tokens.shape[0], x.shape[0] * x.shape[1], "x", x);
+  check::places(a.decide, a.place, a.tokens);
   if (given(a.decide.trace.step)) check::step(a.decide.trace.step, "x", x);
   check::require(given(a.decide.trace.step) || !given(a.decide.trace.positions), "step", "must be given with trace",
                  "none");
   check::trace(a.decide);
   out.geometry = check::geometry(a.tokens, 0, a.place, x.shape[1]);
-  out.geometry.limit = x.shape[0] * x.shape[1];
+  out.geometry.limit = numel(x);
   return out;
 }
 
