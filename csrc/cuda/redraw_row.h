@@ -12,15 +12,32 @@ struct RowShares {
   float max, scale;
   double beta, share, log_all;
 
-  __device__ RowShares(const RowStats& stats, const RowLaw& law)
-      : max(stats.max),
-        scale(static_cast<float>(law.beta * kLog2e)),
-        beta(law.beta),
-        share(1 / (1 + stats.rest)),
-        log_all(log1p_d(stats.rest)) {}
   __device__ double of(float z) const { return exp2_approx((z - max) * scale) * share; }
   __device__ double log_of(float z) const { return (static_cast<double>(z) - max) * beta - log_all; }
 };
+
+__device__ inline RowShares shares_of(const RowStats& stats, const RowLaw& law) {
+  return {stats.max, static_cast<float>(law.beta * kLog2e), law.beta, 1 / (1 + stats.rest), log1p_d(stats.rest)};
+}
+
+// All that weighing a token takes, in shared memory.
+struct Weighing {
+  RedrawLaw law;
+  RowShares cond, uncond;
+  int64_t current, mask_id, vocab;
+
+  __device__ bool weighs(int64_t token) const { return token != current && token != mask_id && token < vocab; }
+};
+
+// Calls: inlined, the logarithms and exponentials in double would be there for every logit of a vector.
+__device__ DLM_NOINLINE inline double log_weight_of(const Weighing& w, float z, float z_other, int64_t token) {
+  if (!w.weighs(token)) return -static_cast<double>(kInfinity);
+  return log_weight(w.law, w.cond.log_of(z), w.uncond.log_of(z_other));
+}
+__device__ DLM_NOINLINE inline double weight_of(const Weighing& w, float z, float z_other, int64_t token) {
+  if (w.law.kind == kGuidance) return exp_d(log_weight_of(w, z, z_other, token) - w.law.top);
+  return w.weighs(token) ? weigh(w.law, w.cond.of(z)) : 0;
+}
 
 __device__ inline Posterior posterior_of(const RowsJob& job, const RowLaw& law, const RowStats& stats, const Place& at,
                                          const Current& current) {
@@ -35,9 +52,10 @@ __device__ inline Posterior posterior_of(const RowsJob& job, const RowLaw& law, 
 // What is to be known before any token is weighed: z, z_other are the logits of `token`, which the position holds. One
 // thread's work, as in score_row.
 __device__ DLM_NOINLINE inline void fill_weights(const RowsJob& job, int64_t row, RowStats stats, RowStats other,
-                                                 int64_t token, float z, float z_other, RedrawLaw* weights) {
+                                                 int64_t token, float z, float z_other, Weighing* weighing) {
   const Place at = place_of(job.resolved.geometry, row);
   const RowLaw law = law_of(job, at);
+  RedrawLaw* const weights = &weighing->law;
   *weights = {};
   weights->kind = job.resolved.redraw;
   weights->level = job.level;
@@ -45,6 +63,11 @@ __device__ DLM_NOINLINE inline void fill_weights(const RowsJob& job, int64_t row
   if (weights->kind == kGuidance) weights->uncond = posterior_of(job, law, other, at, {token, z_other});
   weigh_ends(weights, transition_at(job.coefficients, at), probability(stats, {token, z}, law.beta),
              static_cast<double>(noise_support(job.resolved.vocab, job.args.mask_id)));
+  weighing->cond = shares_of(stats, law);
+  weighing->uncond = shares_of(other, law);
+  weighing->current = token;
+  weighing->mask_id = job.args.mask_id;
+  weighing->vocab = job.resolved.vocab;
 }
 
 // The block that completes the row calls.
@@ -52,9 +75,8 @@ template <class Source>
 __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
   const Resolved& r = job.resolved;
   const StepArgs& step = job.args.step;
-  const int64_t mask_id = job.args.mask_id, size = chunk_size(r.vocab);
-  const int chunks = static_cast<int>(num_chunks(r.vocab)), all = static_cast<int>(r.vocab);
-  const int mine = static_cast<int>(threadIdx.x) * Source::kLogits;
+  const int64_t size = chunk_size(r.vocab);
+  const int chunks = static_cast<int>(num_chunks(r.vocab));
   const bool guided = r.redraw == kGuidance;
   const Place at = place_of(r.geometry, row);
   const RowLaw law = law_of(job, at);
@@ -81,47 +103,38 @@ __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
     other_stats = other.stats();
   }
 
-  DLM_SHARED(RedrawLaw, weights, );
-  DLM_SHARED(int64_t, current, );
+  DLM_SHARED(Weighing, weighing, );
   if (threadIdx.x == 0) {
     const Current here = held(job, source, token_on_canvas(step.decide.x, at));
-    current = here.token;
     const float there = guided && here.z > -kInfinity ? other_source.logit(here.token) : -kInfinity;
-    fill_weights(job, row, stats, other_stats, here.token, here.z, there, &weights);
+    fill_weights(job, row, stats, other_stats, here.token, here.z, there, &weighing);
   }
   __syncthreads();
 
-  const RowShares cond(stats, law), uncond(other_stats, law);
-  const auto log_of = [&](float z, int64_t token) {
-    if (token == current || token == mask_id || token >= r.vocab) return -static_cast<double>(kInfinity);
-    return log_weight(weights, cond.log_of(z), uncond.log_of(other_source.logit(token)));
-  };
-  const auto weight = [&](float z, int64_t token) {
-    if (guided) return exp_d(log_of(z, token) - weights.top);
-    if (token == current || token == mask_id || token >= r.vocab) return 0.0;
-    return weigh(weights, cond.of(z));
-  };
+  const auto other_logit = [&](int64_t token) { return guided && token < r.vocab ? other_source.logit(token) : 0; };
+  const auto weight = [&](float z, int64_t token) { return weight_of(weighing, z, other_logit(token), token); };
   if (guided) {
     double top = -kInfinity;
-    finisher.each_vector(0, all, mine, Source::kTurn, all, [&](float z, int i) { top = max_of(top, log_of(z, i)); });
+    for (int64_t i = threadIdx.x; i < r.vocab; i += kThreads) {
+      top = max_of(top, log_weight_of(weighing, source.logit(i), other_logit(i), i));
+    }
     top = block_reduce(top, [](double a, double b) { return max_of(a, b); });
-    if (threadIdx.x == 0) set_top(&weights, top);
+    if (threadIdx.x == 0) set_top(&weighing.law, top);
     __syncthreads();
   }
   DLM_SHARED(double, mass, [kMaxChunks]);
   double others = 0;
   for (int c = 0; c < chunks; ++c) {
-    const int64_t begin = c * size;
-    const int here = static_cast<int>(min_of(size, r.vocab - begin));
+    const int64_t end = min_of((c + 1) * size, r.vocab);
     double sum = 0;
-    finisher.each_vector(begin, here, mine, Source::kTurn, here, [&](float z, int i) { sum += weight(z, begin + i); });
+    for (int64_t i = c * size + threadIdx.x; i < end; i += kThreads) sum += weight(source.logit(i), i);
     sum = block_reduce(sum, [](double a, double b) { return a + b; });
     if (threadIdx.x == 0) mass[c] = sum;
     others += sum;
   }
   __syncthreads();
 
-  Route route = pick_redraw(weights, others, row_uniform(step.draw, r.geometry, row, at, kStreamRoute, 0));
+  Route route = pick_redraw(weighing.law, others, row_uniform(step.draw, r.geometry, row, at, kStreamRoute, 0));
   int64_t drawn = -1;
   if (route == kModel) {
     double left = others * row_uniform(step.draw, r.geometry, row, at, kStreamDraw, 1);
@@ -136,7 +149,7 @@ __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
     if (threadIdx.x == 0 && drawn >= 0) {
       const double p = probability(stats, held(job, source, drawn), law.beta);
       const double u = row_uniform(step.draw, r.geometry, row, at, kStreamNoise, 2);
-      if (came_as_noise(weights, p, u)) route = kNoise;
+      if (came_as_noise(weighing.law, p, u)) route = kNoise;
     }
   }
   if (threadIdx.x == 0) store_move<Source>(job, row, stats, route, drawn);
