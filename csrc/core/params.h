@@ -34,9 +34,9 @@ struct SweepParams {
   Array temperature;  // [1] or [B] float32
   double cfg_scale = 0;
   double softcap = 0;  // c: every logit z becomes c tanh(z / c), before anything else; 0: as they are
-  Array top_k;        // [1] or [B] int64: 0 = off. These filters make the law that is drawn from: cutoff.h
-  Array top_p;        // [1] or [B] float64 in [0, 1]: 1 = off
-  Array min_p;        // [1] or [B] float64 in [0, 1]: 0 = off
+  Array top_k;         // [1] or [B] int64: 0 = off. These filters make the law that is drawn from: cutoff.h
+  Array top_p;         // [1] or [B] float64 in [0, 1]: 1 = off
+  Array min_p;         // [1] or [B] float64 in [0, 1]: 0 = off
   const char* filter_order = "top_k_first";  // or "top_p_first"
   bool drop_crossing = false, keep_ties = false;
 };

@@ -1,0 +1,146 @@
+"""Seams: the attributes of a client's objects that an adapter replaces, with a way back.
+
+An adapter names them, ``accelerate.py`` puts them in place. What replaces a client's function only adapts: where it does not
+cover a call it raises ``Unsupported`` before anything has changed, and the client's own code runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from .. import _load
+
+
+class Unsupported(Exception):
+    """Why the fast path does not cover a call, or a whole client. Never seen by the user except in ``explain``."""
+
+
+@dataclass
+class Report:
+    """What became of the calls of one seam."""
+
+    fast: int = 0
+    fallbacks: Counter = field(default_factory=Counter)  # reason -> calls
+    backend: str | None = None  # of the latest fast call
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One attribute of ``owner`` (an instance, module or class). ``make(original, report)`` is what takes its place."""
+
+    owner: Any
+    attribute: str
+    make: Callable[[Any, Report], Any]
+    does: str  # in a few words, for explain()
+
+
+class Adapter(Protocol):
+    """What a module of this package has in its ``ADAPTERS`` for every kind of object that it knows."""
+
+    name: str  # as a user would call the object: "transformers DiffusionGemma model"
+
+    def matches(self, obj) -> bool:
+        """Whether obj is one. Imports nothing: a client that is not loaded has no objects."""
+        ...
+
+    def seams(self, obj) -> Iterable[Seam]:
+        """What to replace. Raises Unsupported if this version of the client is not known."""
+        ...
+
+
+def guarded(fast, original, report):
+    """``fast``, or ``original`` where that says ``Unsupported``. Has its signature: clients filter keywords by that."""
+
+    @functools.wraps(original)
+    def call(*args, **kwargs):
+        try:
+            out = fast(*args, **kwargs)
+        except Unsupported as why:
+            report.fallbacks[str(why)] += 1
+            return original(*args, **kwargs)
+        report.fast += 1
+        if report.fast == 1:
+            report.backend = backend_of(_device(args, kwargs))
+        return out
+
+    return call
+
+
+def method_seam(obj, name, fast, does):
+    """A method of one instance; ``fast(self, ...)``. Bound as methods are, so that a deep copy of obj calls itself."""
+
+    def make(original, report):
+        function = original.__func__ if isinstance(original, types.MethodType) else _without_self(original)
+        return types.MethodType(guarded(fast, function, report), obj)
+
+    return Seam(obj, name, make, does)
+
+
+def _without_self(function):
+    @functools.wraps(function)
+    def call(self, *args, **kwargs):
+        return function(*args, **kwargs)
+
+    # As seen through the instance, the first parameter is self again.
+    parameters = inspect.signature(function).parameters.values()
+    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    call.__signature__ = inspect.Signature([first, *parameters])
+    return call
+
+
+def function_seam(owner, name, fast, does):
+    """A function of a module, or of a class (then ``fast(self, ...)``)."""
+    return Seam(owner, name, lambda original, report: guarded(fast, original, report), does)
+
+
+def backend_of(device):
+    """What serves tensors of ``device``, in words."""
+    kind = "cpu" if device is None else device.type
+    if kind == "cuda":
+        why = _load.why_not_cuda()
+        return "cuda" if why is None else f"reference ({why})"
+    if kind == "cpu":
+        loaded = _load.load()
+        return f"cpu ({_load.cpu_isa()})" if loaded.backend == "cpu" else f"reference ({loaded.error or 'as asked'})"
+    return f"reference (there is no kernel for {kind} tensors)"
+
+
+def _device(args, kwargs):
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            return value.device
+    return None
+
+
+def is_a(obj, *names):
+    """Whether a class of obj, or one it derives from, has one of these qualified names ("module.Class"; a module is matched
+    with what lies below it, so that re-exports and private files do not matter)."""
+    for kind in type(obj).__mro__:
+        for name in names:
+            package, _, wanted = name.rpartition(".")
+            if kind.__name__ == wanted and (kind.__module__ == package or kind.__module__.startswith(package + ".")):
+                return True
+    return False
+
+
+def has_parameters(function, *names):
+    """Whether function is callable and has parameters of these names: what tells codebases without a package apart."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+    return all(name in parameters for name in names)
+
+
+def known_version(client, version, *known):
+    """Unsupported unless ``version`` begins with one of ``known`` ("5.23"): samplers change between releases."""
+    if not any(version == k or version.startswith(k + ".") for k in known):
+        raise Unsupported(f"{client} {version} is not one of the versions this was tested with ({', '.join(known)})")
