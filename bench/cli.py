@@ -29,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"which cases: {sets} (default: standard); bars, uniform and uniform_bars: with verdicts",
     )
+    add(
+        "--loops",
+        action="store_true",
+        help="whole loops of other codebases instead, accelerated and not; with verdicts",
+    )
     add("--quick", action="store_true", help="seconds: the set quick, against the eager peers")
     add("--filter", metavar="REGEX", help="only cases whose name matches (see --list)")
     add("--against", metavar="NAME,...", help="only these peers, comma-separated (see --list)")
@@ -80,6 +85,8 @@ def main(args: argparse.Namespace) -> int:
         for name in ("threads", "budget"):
             if getattr(args, name) < 0:
                 raise ValueError(f"{name}: must be >= 0, got {getattr(args, name)}")
+        if args.loops:
+            return _loops(args)
         chosen = cases.select("quick" if args.quick else args.set, args.filter)
         if args.list:
             return _list(chosen)
@@ -134,11 +141,21 @@ def _run(args, chosen, allocator: str, stated: bool, accuracy: str) -> Iterator[
         "cases": [dataclasses.asdict(case) for case in chosen],
         "providers": peers,
         "isa": stated or args.isa,
+        "accuracy": accuracy,
+        **_method(args),
+    }
+    yield from _rows_of(job, allocator)
+
+
+def _method(args) -> dict:
+    return {
         "method": _QUICK if args.quick else {**_FULL, "budget_s": args.budget},
         "threads": args.threads,
-        "accuracy": accuracy,
         "progress": sys.stderr.isatty(),
     }
+
+
+def _rows_of(job: dict, allocator: str) -> Iterator[dict]:
     # Idle compile workers of torch would compete for the cores that are being timed.
     env = {"TORCHINDUCTOR_COMPILE_THREADS": "1", **machine.allocator_env(allocator, dict(os.environ))}
     command = [sys.executable, "-m", f"{__package__}.worker", json.dumps(job)]
@@ -151,6 +168,23 @@ def _run(args, chosen, allocator: str, stated: bool, accuracy: str) -> Iterator[
             raise
     if child.returncode:
         raise ValueError(f"the measuring process ended with status {child.returncode}; its message is above")
+
+
+def _loops(args: argparse.Namespace) -> int:
+    from . import loops, loops_report
+
+    if args.list:
+        print(*(loop.name for loop in loops.select(args.filter)), sep="\n")
+        return 0
+    rows = []
+    for row in _rows_of({"loops": args.filter or "", **_method(args)}, args.allocator or "default"):
+        rows.append(row)
+        if args.out:
+            _append(args.out, row)
+    if not rows:
+        raise ValueError(f"filter: must match a loop, got {args.filter!r} (see --loops --list)")
+    loops_report.print_rows(rows)
+    return int(loops_report.failed(rows))
 
 
 def _append(path: Path, row: dict) -> None:

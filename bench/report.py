@@ -164,7 +164,7 @@ def markdown(rows: list[dict]) -> str:
     out: list[str] = []
     on_gpu = [row for row in rows if row["env"].get("gpu")]
     rows = [row for row in rows if not row["env"].get("gpu") and not bars.of_uniform_family(row)]
-    for machine, here in _by_machine(rows):
+    for machine, here in by_machine(rows):
         out += [f"{machine}{_busy_note(here)}:", ""]
         timed = [row for row in here if row.get("us") and row["case"]["op"] == "denoise_step"]
         for dist, temperature in sorted({(row["case"]["dist"], row["case"]["temperature"]) for row in timed}):
@@ -181,7 +181,7 @@ def uniform_markdown(rows: list[dict]) -> str:
     """The same of the uniform family on CPUs: every case with every provider, the re-noise mass, what must be reached."""
     out: list[str] = []
     rows = [row for row in rows if not row["env"].get("gpu") and bars.of_uniform_family(row)]
-    for machine, here in _by_machine(rows):
+    for machine, here in by_machine(rows):
         out += [f"{machine}{_busy_note(here)}:", ""]
         newest = {}
         for row in here:
@@ -211,7 +211,7 @@ def _uniform_body(newest: dict[tuple, dict]) -> list[tuple[str, ...]]:
     return body
 
 
-def _by_machine(rows: list[dict]) -> list[tuple[str, list[dict]]]:
+def by_machine(rows: list[dict]) -> list[tuple[str, list[dict]]]:
     """(machine, its rows), the latest machine first."""
     names = dict.fromkeys(map(_machine, reversed(rows)))
     return [(name, [row for row in rows if _machine(row) == name]) for name in names]
@@ -264,18 +264,24 @@ def shape_text(case: dict) -> str:
 
 def readme(path: Path, rows: list[dict], check: bool) -> bool:
     """Put the tables between the markers of the file at `path`. Returns whether they were up to date; with `check`
-    nothing is written. ValueError if markers are missing; those of the uniform family may be where there are no such rows."""
+    nothing is written. ValueError if markers are missing; those of the uniform family and of loops may be where there are no
+    such rows."""
     text = fresh = path.read_text()
-    for begin, end, tables, needed in (
-        (BEGIN, END, markdown, True),
-        (UNIFORM_BEGIN, UNIFORM_END, uniform_markdown, any(map(bars.of_uniform_family, rows))),
+    from . import loops_report as loops
+
+    whole_loops = [row for row in rows if loops.of_loops(row)]
+    rows = [row for row in rows if not loops.of_loops(row)]
+    for begin, end, tables, rows_of, needed in (
+        (BEGIN, END, markdown, rows, True),
+        (UNIFORM_BEGIN, UNIFORM_END, uniform_markdown, rows, any(map(bars.of_uniform_family, rows))),
+        (loops.BEGIN, loops.END, loops.markdown, whole_loops, bool(whole_loops)),
     ):
         counts = (fresh.count(begin), fresh.count(end))
         if counts != (1, 1) and (needed or counts != (0, 0)):
             raise ValueError(f"{path}: must hold {begin} and {end} once each")
         if counts == (1, 1):
             head, rest = fresh.split(begin)
-            fresh = f"{head}{begin}\n\n{tables(rows)}\n{end}{rest.split(end)[1]}"
+            fresh = f"{head}{begin}\n\n{tables(rows_of)}\n{end}{rest.split(end)[1]}"
     if fresh != text and not check:
         path.write_text(fresh)
     return fresh == text

@@ -12,7 +12,7 @@ import sys
 def main(job: dict) -> None:
     """Keys: cases (list of Case fields), providers (names or null), isa (add one provider per instruction set), method
     (timing.Method fields), threads (0: what torch takes), accuracy (add the rows of that family: masked, uniform, or ""),
-    progress (lines on stderr)."""
+    progress (lines on stderr). Or, instead of cases: loops (a regular expression, loops.py)."""
     import torch
 
     from . import accuracy, machine, measure, peers, uniform_accuracy
@@ -29,6 +29,13 @@ def main(job: dict) -> None:
             print(text, file=sys.stderr, flush=True)
 
     threads = job["threads"] or torch.get_num_threads()
+    if "loops" in job:
+        from . import loops
+
+        torch.set_num_threads(threads)
+        for row in loops.rows(loops.select(job["loops"]), Method(**job["method"]), threads):
+            emit(row)
+        return
     if job["accuracy"]:
         progress(f"accuracy of the {job['accuracy']} family")
         env = machine.describe(threads)
