@@ -26,7 +26,7 @@ def loop_of(seconds, model, tokens=3):
     return run
 
 
-def built(slow=0.012, fast=0.0, tokens=3):
+def built(slow=0.06, fast=0.0, tokens=3):
     model = Model()
     return Built(loop_of(slow, model), model, run_accelerated=loop_of(fast, model, tokens))
 
@@ -41,9 +41,9 @@ def row_of(loop):
 
 
 def test_a_loop_is_measured_with_its_share():
-    row = row_of(toy(at_least=2.0))
-    assert row["skipped"] == "" and row["ratio"]["median"] > 2
-    assert row["before"]["share"] > 0.6 > row["after"]["share"]
+    row = row_of(toy(at_least=1.5))  # 16, on a machine with nothing else to do
+    assert row["skipped"] == "" and row["ratio"]["median"] > 1.5
+    assert row["before"]["share"] > row["after"]["share"] + 0.1
     assert loops.verdict(row) == "pass" and not loops_report.failed([row])
     assert loops.verdict({**row, "loop": {**row["loop"], "at_least": 1e6}}) == "FAIL"
 
