@@ -15,7 +15,11 @@ from . import _load, reference
 
 _SWEEP = "Tensor? uncond_logits=None, float cfg_scale=0.0, Tensor? suppress=None"
 _PLACE = "Tensor? start=None, Tensor? rows=None"
-_LAW = "Tensor? uncond_logits=None, float cfg_scale=0.0"
+_FILTER = (
+    "Tensor? top_k=None, Tensor? top_p=None, Tensor? min_p=None, "
+    'str filter_order="top_k_first", bool drop_crossing=False, bool keep_ties=False'
+)
+_LAW = f"Tensor? uncond_logits=None, float cfg_scale=0.0, {_FILTER}"
 _SCORE = 'str confidence="prob", str confidence_from="raw", str conf_dtype="float32"'
 _DRAW = f"int shift=0, Tensor? suppress=None, Tensor? demote=None, {_LAW}, Tensor? uniform=None"
 _WINDOW = "int window_start=0, int window_stop=-1, Tensor? frozen=None"

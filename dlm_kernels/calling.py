@@ -15,6 +15,7 @@ from .seeds import fresh_seeds
 from .trace import RevisionTrace
 
 _CONF_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
+_CROSSINGS, _TIES = ("keep", "drop"), ("lowest", "all")
 _MARK = re.compile(r"\[dlm_kernels:(ValueError|TypeError|RuntimeError)\] (.*?)\[end\]", re.DOTALL)
 _ERRORS = {"ValueError": ValueError, "TypeError": TypeError, "RuntimeError": RuntimeError}
 # What the ops call differently than the steps above them.
@@ -104,6 +105,33 @@ def law(device, suppress, uncond_logits, cfg_scale, uniform):
         cfg_scale=number("cfg_scale", cfg_scale),
         uniform=optional("uniform", uniform),
     )
+
+
+def filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties):
+    """Which tokens may be drawn; what filters nothing is left out."""
+    for argument, value, names in (("top_p_crossing", top_p_crossing, _CROSSINGS), ("top_k_ties", top_k_ties, _TIES)):
+        require(value in names, argument, f"must be {' or '.join(names)}", value)
+    require_type(isinstance(filter_order, str), "filter_order", "must be a str", type(filter_order).__name__)
+    if not isinstance(top_k, torch.Tensor) and top_k is not None:
+        require(integer("top_k", top_k) >= 0, "top_k", "must be >= 0", top_k)
+    kinds = (("top_k", top_k, 0, torch.int64), ("top_p", top_p, 1, torch.float64), ("min_p", min_p, 0, torch.float64))
+    return dict(
+        **{argument: _filter(argument, value, off, dtype, device) for argument, value, off, dtype in kinds},
+        filter_order=filter_order,
+        drop_crossing=top_p_crossing == "drop",
+        keep_ties=top_k_ties == "all",
+    )
+
+
+def _filter(argument, value, off, dtype, device):
+    if isinstance(value, torch.Tensor):
+        value = per_request(argument, value, dtype, device)
+        return value.to(dtype) if value.dtype.is_floating_point == dtype.is_floating_point else value
+    if value is None:
+        return None
+    if dtype.is_floating_point:
+        require(0 <= number(argument, value) <= 1, argument, "must be in [0, 1]", format(float(value), "g"))
+    return None if value == off else per_request(argument, value, dtype, device)
 
 
 def scoring(confidence, confidence_from, conf_dtype):

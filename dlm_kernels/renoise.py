@@ -14,6 +14,7 @@ from .calling import (
     Writing,
     call,
     edges,
+    filters,
     law,
     noise,
     optional,
@@ -76,6 +77,12 @@ def renoise_step_(
     suppress=None,
     uncond_logits=None,
     cfg_scale=0.0,
+    top_k=None,
+    top_p=None,
+    min_p=None,
+    filter_order="top_k_first",
+    top_p_crossing="keep",
+    top_k_ties="lowest",
     uniform=None,
     check=False,
     trace=None,
@@ -89,12 +96,12 @@ def renoise_step_(
     Args:
         x: int64 or int32 [B, L], the canvas; written everywhere that is read.
         logits, temperature, seed, step, generator, start, rows, shift, window, frozen, suppress, uncond_logits, cfg_scale,
-            confidence, conf_dtype: as in ``denoise_step_``.
+            top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties, confidence, conf_dtype: as in ``denoise_step_``.
         entropy_bound: accept from the lowest entropy up, as long as the entropies before the position sum to at most this (nats).
         rule: accept by this rule instead. With keep_accepted its quota counts all that was ever accepted: TopK(k) and
             Threshold(tau, at_least=k) take k over the whole run so far.
-        confidence_from: the law of entropy, confidence and probs: "sampled" at the temperature (T = 1 where that is 0), or "raw"
-            at T = 1.
+        confidence_from: the law of entropy, confidence and probs: "sampled" at the temperature (T = 1 where that is 0) and
+            filtered, "tempered" without the filters, or "raw" at T = 1.
         softcap: c in [1e-6, 1e6]: the logits are c tanh(z / c), before anything else.
         state: a RenoiseState, brought up to date: sequences that come to rest are left alone from then on. None: a fresh one.
         stability_threshold, confidence_threshold: a sequence is at rest when its argmax was the same for so many steps and its
@@ -149,6 +156,7 @@ def renoise_step_(
         **edges(window),
         **where,
         **law(device, without(mask_id, suppress, logits), uncond_logits, cfg_scale, uniform),
+        **filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
         **scoring(confidence, confidence_from, conf_dtype),
         **writing.arguments,
         names=NAMES

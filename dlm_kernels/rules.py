@@ -8,7 +8,7 @@ from typing import Any
 from .arguments import integer, number, require
 
 CONFIDENCES = ("prob", "margin", "neg_entropy", "random", "gain", "change")
-SOURCES = ("raw", "sampled")
+SOURCES = ("raw", "sampled", "tempered")
 
 
 def _check_count(argument, value):

@@ -12,6 +12,7 @@ from .calling import (
     Writing,
     call,
     edges,
+    filters,
     law,
     noise,
     optional,
@@ -80,6 +81,12 @@ def draw_tokens(
     demote=None,
     uncond_logits=None,
     cfg_scale=0.0,
+    top_k=None,
+    top_p=None,
+    min_p=None,
+    filter_order="top_k_first",
+    top_p_crossing="keep",
+    top_k_ties="lowest",
     uniform=None,
     given=None,
     confidence="prob",
@@ -120,6 +127,7 @@ def draw_tokens(
         given=optional("given", given),
         **place(device, start, rows, shift),
         **law(device, suppress, uncond_logits, cfg_scale, uniform),
+        **filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
         **scoring(confidence, confidence_from, conf_dtype),
     )
     if check and bool(bad.any()):
@@ -153,6 +161,12 @@ def denoise_step_(
     demote=None,
     uncond_logits=None,
     cfg_scale=0.0,
+    top_k=None,
+    top_p=None,
+    min_p=None,
+    filter_order="top_k_first",
+    top_p_crossing="keep",
+    top_k_ties="lowest",
     uniform=None,
     check=False,
     trace=None,
@@ -175,8 +189,8 @@ def denoise_step_(
         step: int or int64 tensor of one element: another step, other noise.
         confidence: "prob" p(token), "margin" p1 - p2, "neg_entropy", "random" (keyed noise), "gain" p(argmax) - p(what the
             position holds), or "change" p(token), but 0 where the position holds it already.
-        confidence_from: law of the confidence: "raw" logits at T = 1 (LLaDA, Fast-dLLM, dInfer), or the "sampled" law at T
-            (Dream, LLaDA2, diffusers).
+        confidence_from: law of the confidence: "raw" logits at T = 1 (LLaDA, Fast-dLLM, dInfer); the "sampled" law, at T and
+            filtered (Dream, LLaDA2, diffusers); or "tempered", at T and unfiltered. Where T is 0 it counts as 1.
         conf_dtype: float32 ranks on the mass left beside the token, which does not tie at p = 1; bfloat16 and float64 rank
             on p rounded as codebases computing in that dtype hold it.
         start: int or int64 [B], first position of the logits; default 0.
@@ -184,6 +198,13 @@ def denoise_step_(
         window: (start, stop): positions that may change. frozen: bool [B, L], True where they may not.
         suppress: token ids never drawn: their logit counts as -inf. demote: ids whose positions rank last.
         uncond_logits, cfg_scale: z = u + (w + 1) (c - u).
+        top_k, top_p, min_p: numbers or [B] tensors; None, 0, 1 and 0 are off. What is left of softmax(z / T), renormalised, is
+            drawn from: the k most probable tokens; of these the most probable whose mass, before each, is at most p; of these
+            those of at least min_p times the largest probability. Equal logits count from the lowest index. At T = 0 the argmax
+            stays the draw, and the filters are those at T = 1.
+        filter_order: "top_k_first": top_p counts the mass that top_k left (transformers, LLaDA2, vLLM), or "top_p_first": all of
+            it (Dream). top_p_crossing: "keep" the token that crosses p (transformers), or "drop" it unless it is the first
+            (ReMDM). top_k_ties: of tokens that tie with the k-th, keep the "lowest" or "all" (transformers).
         uniform: float64 in [0, 1), row-shaped: the uniforms to draw with, instead of the keyed ones.
         check: raise if a row that was read is bad, naming the first (b, i), before anything is written. Synchronises.
         trace: a RevisionTrace that takes note of the step, under the number ``step``.
@@ -222,6 +243,7 @@ def denoise_step_(
         **edges(window),
         **where,
         **law(device, suppress, uncond_logits, cfg_scale, uniform),
+        **filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
         **scoring(confidence, confidence_from, conf_dtype),
         **writing.arguments,
         names=NAMES | dict(quota="k" if rule.name == "topk" else "at_least"),

@@ -8,7 +8,7 @@ import torch
 
 from . import _ops, transitions
 from .arguments import integer, require, require_type, tensor
-from .calling import FINITE_ROWS, NAMES, Writing, call, edges, law, noise, optional, place, temperatures
+from .calling import FINITE_ROWS, NAMES, Writing, call, edges, filters, law, noise, optional, place, temperatures
 from .constants import constant
 from .results import TransitionResult
 from .schedules import Level
@@ -32,6 +32,12 @@ def transition_step_(
     suppress=None,
     uncond_logits=None,
     cfg_scale=0.0,
+    top_k=None,
+    top_p=None,
+    min_p=None,
+    filter_order="top_k_first",
+    top_p_crossing="keep",
+    top_k_ties="lowest",
     uniform=None,
     check=False,
     trace=None,
@@ -55,6 +61,8 @@ def transition_step_(
         suppress: token ids that the law does not have; uniform noise may still be one of them.
         start, rows, shift, window, frozen, uncond_logits, cfg_scale: as in ``denoise_step_``; ``transitions.guided`` takes
             uncond_logits as the other side of its guidance, with cfg_scale 0.
+        top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties: as in ``denoise_step_``; the law of x_0 does not have what
+            they cut off, so x_t goes if it is that. ``transitions.guided`` filters either side by itself.
         uniform: float64 in [0, 1), row-shaped + [3]: the numbers for route, draw and noise, instead of the keyed ones.
         check: raise if a row that was read is bad, naming the first (b, i), before anything is written. Synchronises.
         trace: a RevisionTrace that takes note of the step, under the number ``step``.
@@ -94,6 +102,7 @@ def transition_step_(
         **edges(window),
         **where,
         **law(device, without(mask_id, suppress, logits), uncond_logits, cfg_scale, uniform),
+        **filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
         **writing.arguments,
         names=NAMES | dict(coefficients="transition"),
     )

@@ -10,7 +10,7 @@ import torch
 
 CONFIDENCES = ("prob", "margin", "neg_entropy", "random", "gain", "change")
 COMPARING = ("gain", "change")  # those that look at what the position holds
-SOURCES = ("raw", "sampled")
+SOURCES = ("raw", "sampled", "tempered")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 LAST = -torch.finfo(torch.float32).max  # the key of a demoted token: eligible, but after everybody else

@@ -6,6 +6,7 @@ import torch
 
 from .confidence import Current, law_temperature, score
 from .confidence import demote as demote_
+from .cutoff import keep
 from .geometry import per_request, read_rows, slabs
 from .philox import STREAM_DRAW, draw_uniform, rank_uniform
 from .row_stats import RowStats, effective_logits, logit_of, sweep
@@ -60,6 +61,12 @@ def row_law(params, index, temperature):
     z = torch.where(good[:, None], z, 0.0)
     top, argmax = torch.where(good, stats.max, 0.0), torch.where(good, stats.argmax, 0)
     return RowLaw(z, temperature, stats._replace(max=top, argmax=argmax), good)
+
+
+def filtered(law, temperature, batch, filters):
+    """``law`` over the tokens that ``filters`` leave of it at the ``temperature`` drawn with (float64 [n])."""
+    z = keep(law.z, temperature, batch, filters)
+    return law if z is law.z else law._replace(z=z, stats=sweep(z, law.temperature))
 
 
 def draw_other(z, stats, temperature, uniform, current):
@@ -117,8 +124,10 @@ def draw_rows(wanted, rows, params, drawing, *, current=None, committed=None, pr
         temperature = per_request(params.temperature, batch).double()
         law = row_law(params, index, law_temperature(temperature, drawing.confidence_from))
         good = wanted[index] & law.good
+        left = filtered(law, temperature, batch, params.filters)
 
-        token = draw(law.z, law.stats, temperature, row_uniform(drawing, index, batch, position, column=column))
+        token = draw(left.z, left.stats, temperature, row_uniform(drawing, index, batch, position, column=column))
+        law = left if drawing.confidence_from == "sampled" else law
         held = torch.full_like(token, -1) if current is None else current[index]
         value, key = score(
             law.stats,

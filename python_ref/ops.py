@@ -8,6 +8,7 @@ import torch
 
 from . import validate
 from .commit import committed_tokens, count, write_
+from .cutoff import Filters
 from .decide import decide, first
 from .draw import draw_rows
 from .geometry import (
@@ -71,6 +72,12 @@ def draw_tokens(
     demote=None,
     uncond_logits=None,
     cfg_scale=0.0,
+    top_k=None,
+    top_p=None,
+    min_p=None,
+    filter_order="top_k_first",
+    drop_crossing=False,
+    keep_ties=False,
     uniform=None,
     given=None,
     confidence="prob",
@@ -89,7 +96,8 @@ def draw_tokens(
         places = packed_rows(torch.arange(logits.shape[0], device=logits.device), logits.shape[0])
     else:
         places = dense_rows(*logits.shape[:2], start, logits.device)
-    law = Sweep(logits, temperature, uncond_logits, cfg_scale, suppress, shift=shift)
+    filters = Filters(top_k, top_p, min_p, filter_order, drop_crossing, keep_ties)
+    law = Sweep(logits, temperature, uncond_logits, cfg_scale, suppress, shift=shift, filters=filters)
     drawing = Drawing(seed, step, uniform, demote, confidence, confidence_from, conf_dtype)
     out = draw_rows(places.real, places, law, drawing, current=given)
     return out.tokens, out.value.float(), out.key, out.logprob.float(), out.entropy, out.bad
@@ -117,6 +125,12 @@ def denoise_step_(
     demote=None,
     uncond_logits=None,
     cfg_scale=0.0,
+    top_k=None,
+    top_p=None,
+    min_p=None,
+    filter_order="top_k_first",
+    drop_crossing=False,
+    keep_ties=False,
     uniform=None,
     confidence="prob",
     confidence_from="raw",
@@ -130,7 +144,8 @@ def denoise_step_(
     (tokens like x, confidence float32, committed bool), then num_committed, num_open and num_bad, int64 [B].
     """
     validate.denoise_step(**locals())
-    law = Sweep(logits, temperature, uncond_logits, cfg_scale, suppress, shift=shift)
+    filters = Filters(top_k, top_p, min_p, filter_order, drop_crossing, keep_ties)
+    law = Sweep(logits, temperature, uncond_logits, cfg_scale, suppress, shift=shift, filters=filters)
     drawing = Drawing(seed, step, uniform, demote, confidence, confidence_from, conf_dtype)
     note = Trace(trace, trace_steps, step)
     places = rows_on(x, logits, start, rows)

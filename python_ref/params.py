@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import torch
 
+from .cutoff import Filters
+
 
 class Sweep(NamedTuple):
     """Where logits come from and which law they define."""
@@ -15,6 +17,7 @@ class Sweep(NamedTuple):
     suppress: torch.Tensor | None = None
     softcap: float = 0.0
     shift: int = 0
+    filters: Filters = Filters()
 
 
 class Drawing(NamedTuple):

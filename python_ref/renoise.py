@@ -4,6 +4,7 @@ import torch
 
 from . import validate
 from .commit import committed_tokens, count, write_
+from .cutoff import Filters
 from .decide import decide
 from .draw import draw_rows, row_uniform
 from .geometry import candidate_rows, on_canvas, rows_on, slabs, token_at, under
@@ -40,6 +41,12 @@ def renoise_step_(
     suppress=None,
     uncond_logits=None,
     cfg_scale=0.0,
+    top_k=None,
+    top_p=None,
+    min_p=None,
+    filter_order="top_k_first",
+    drop_crossing=False,
+    keep_ties=False,
     softcap=0.0,
     uniform=None,
     confidence="prob",
@@ -62,7 +69,8 @@ def renoise_step_(
     False.
     """
     validate.renoise_step(**locals())
-    law = Sweep(logits, temperature, uncond_logits, cfg_scale, suppress, softcap, shift)
+    filters = Filters(top_k, top_p, min_p, filter_order, drop_crossing, keep_ties)
+    law = Sweep(logits, temperature, uncond_logits, cfg_scale, suppress, softcap, shift, filters)
     drawing = Drawing(seed, step, uniform, None, confidence, confidence_from, conf_dtype)
     note = Trace(trace, trace_steps, step)
     places = rows_on(x, logits, start, rows)

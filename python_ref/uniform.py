@@ -5,7 +5,8 @@ import torch
 from . import redraw as again
 from . import transition, validate
 from .commit import committed_tokens, count, write_
-from .draw import draw_other, row_law, row_uniform
+from .cutoff import Filters
+from .draw import draw_other, filtered, row_law, row_uniform
 from .geometry import candidate_rows, dense_rows, of_schedule, per_request, rows_on, slabs, token_at
 from .params import Drawing, Sweep, Trace
 from .philox import STREAM_DRAW, STREAM_FORWARD_NOISE, STREAM_FORWARD_ROUTE, STREAM_NOISE, STREAM_ROUTE
@@ -33,6 +34,12 @@ def transition_step_(
     suppress=None,
     uncond_logits=None,
     cfg_scale=0.0,
+    top_k=None,
+    top_p=None,
+    min_p=None,
+    filter_order="top_k_first",
+    drop_crossing=False,
+    keep_ties=False,
     uniform=None,
     trace=None,
     trace_steps=None,
@@ -47,7 +54,9 @@ def transition_step_(
     """
     validate.transition_step(**locals())
     guided = redraw == "guidance"  # the posteriors are combined, not the logits
-    own = Sweep(logits, temperature, None if guided else uncond_logits, cfg_scale, suppress, shift=shift)
+    filters = Filters(top_k, top_p, min_p, filter_order, drop_crossing, keep_ties)
+    between = None if guided else uncond_logits
+    own = Sweep(logits, temperature, between, cfg_scale, suppress, shift=shift, filters=filters)
     other = own._replace(logits=uncond_logits, uncond_logits=None) if guided else None
     drawing, note = Drawing(seed, step, uniform), Trace(trace, trace_steps, step)
     support = transition.noise_support(logits.shape[-1], mask_id)
@@ -63,7 +72,7 @@ def transition_step_(
         batch, position, current = places.batch[index], places.position[index], before[index].long()
         row = of_schedule(coefficients, batch, position)
         t = per_request(temperature, batch).double()
-        law = row_law(own, index, torch.where(t == 0, 1.0, t))
+        law = filtered(row_law(own, index, torch.where(t == 0, 1.0, t)), t, batch, filters)
         good = law.good
         u_route, u_draw, u_noise = (
             row_uniform(drawing, index, batch, position, stream, column)
@@ -80,7 +89,7 @@ def transition_step_(
             token = torch.where(way == NOISE, transition.noise_token(u_noise, support, mask_id), token)
             token = torch.where(way == MASK, mask_id, token)
         else:
-            rival = row_law(other, index, law.temperature) if guided else None
+            rival = filtered(row_law(other, index, law.temperature), t, batch, filters) if guided else None
             good = good & rival.good if guided else good
             posteriors = _posteriors(law, rival, redraw, row, current, tempered, support, mask_id)
             weights = again.weigh(redraw, level, row, law.log_probabilities().exp(), current, support, *posteriors)

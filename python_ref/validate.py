@@ -8,6 +8,7 @@ elsewhere that would synchronise with the device, so kernels there must survive 
 from types import SimpleNamespace
 
 from .confidence import COMPARING, CONFIDENCES, DTYPES, SOURCES
+from .cutoff import ORDERS
 from .decide import RULES
 from .geometry import candidate_rows, rows_on, token_at
 from .redraw import REDRAWS
@@ -280,6 +281,21 @@ def _guidance(uncond_logits, cfg_scale, logits):
     _require(finite, "cfg_scale", "must be finite", format(cfg_scale, "g"))
 
 
+def _filters(a, batch_size, anchor, like):
+    if a.top_k is not None:
+        _per_request("top_k", a.top_k, "int64", batch_size, anchor, like)
+        _require_values("top_k", a.top_k, a.top_k >= 0, "must be >= 0")
+    _share("top_p", a.top_p, batch_size, anchor, like)
+    _share("min_p", a.min_p, batch_size, anchor, like)
+    _require_name("filter_order", a.filter_order, ORDERS)
+
+
+def _share(argument, value, batch_size, anchor, like):
+    if value is not None:
+        _per_request(argument, value, "float64", batch_size, anchor, like)
+        _require_values(argument, value, (value >= 0) & (value <= 1), "must be in [0, 1]")
+
+
 def _softcap(softcap):
     in_range = softcap == 0 or 1e-6 <= softcap <= 1e6
     _require(in_range, "softcap", "must be 0 (none) or in [1e-6, 1e6]", format(softcap, "g"))
@@ -402,6 +418,7 @@ def draw_tokens(**arguments):
     _ids("suppress", a.suppress, a.logits)
     _ids("demote", a.demote, a.logits)
     _guidance(a.uncond_logits, a.cfg_scale, a.logits)
+    _filters(a, batch_size, "logits", a.logits)
     _uniform(a.uniform, a.logits.shape[:-1], "logits", a.logits)
     _given(a.given, a.logits)
     _scoring(a.confidence, a.confidence_from, a.conf_dtype)
@@ -438,6 +455,7 @@ def denoise_step(**arguments):
     _ids("suppress", a.suppress, a.logits)
     _ids("demote", a.demote, a.logits)
     _guidance(a.uncond_logits, a.cfg_scale, a.logits)
+    _filters(a, a.x.shape[0], "x", a.x)
     _uniform(a.uniform, a.logits.shape[:-1], "logits", a.logits)
     _scoring(a.confidence, a.confidence_from, a.conf_dtype)
     _trace(a.trace, a.trace_steps, a.x)
@@ -482,6 +500,7 @@ def renoise_step(**arguments):
     _shift(a.shift, a.rows is not None)
     _ids("suppress", a.suppress, a.logits)
     _guidance(a.uncond_logits, a.cfg_scale, a.logits)
+    _filters(a, a.x.shape[0], "x", a.x)
     _softcap(a.softcap)
     _uniform(a.uniform, [*a.logits.shape[:-1], 2], "logits", a.logits)
     _scoring(a.confidence, a.confidence_from, a.conf_dtype)
@@ -499,6 +518,7 @@ def transition_step(**arguments):
     _shift(a.shift, a.rows is not None)
     _ids("suppress", a.suppress, a.logits)
     _guidance(a.uncond_logits, a.cfg_scale, a.logits)
+    _filters(a, a.x.shape[0], "x", a.x)
     _uniform(a.uniform, [*a.logits.shape[:-1], 3], "logits", a.logits)
     _trace(a.trace, a.trace_steps, a.x)
     _current_tokens(a)

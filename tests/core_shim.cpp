@@ -163,7 +163,8 @@ int32_t shim_choose_route(const double* coefficients, const Stats* s, float temp
   row.ndim = 2, row.shape[0] = 1;
   Resolved r;
   r.vocab = vocab, r.tempered_after = tempered_after != 0;
-  return choose_route(row, mask_id, r, row_law(temperature, true, false), from(*s), {0, 0}, {current, z_current}, u);
+  return choose_route(row, mask_id, r, row_law(temperature, kSampled, false), from(*s), {0, 0}, {current, z_current},
+                      u);
 }
 
 int32_t shim_noising_route(double noise, double mask, double u) { return noising_route(noise, mask, u); }

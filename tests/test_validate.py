@@ -74,7 +74,8 @@ def full_call(op):
     if op == "q_sample":
         return {**call_of(op), "frozen": flags, "uniform": schedule(B, L, 2)}
     of_logits = dict(suppress=i64(1), uncond_logits=torch.zeros(B, W, V), uniform=schedule(B, W, *columns))
-    extra = {**of_logits, "frozen": flags, "start": i64(0), **tracing()}
+    filters = dict(top_k=i64(2), top_p=schedule(1), min_p=schedule(1))
+    extra = {**of_logits, **filters, "frozen": flags, "start": i64(0), **tracing()}
     if op == "denoise_step_":
         extra["demote"] = i64(1)
     if op == "renoise_step_":
@@ -198,6 +199,15 @@ def step(**changes):
         ),
         (dict(window=(3, 2)), E, "window: must be (start, stop) with 0 <= start <= stop, got (3, 2)"),
         (dict(window=4), T, "window: must be (start, stop), got 4"),
+        (dict(top_k=-1), E, "top_k: must be >= 0, got -1"),
+        (dict(top_k=1.5), T, "top_k: must be an int, got float"),
+        (dict(top_p=math.nan), E, "top_p: must be in [0, 1], got nan"),
+        (dict(top_p=torch.tensor([1.5])), E, "top_p: must be in [0, 1], got 1.5"),
+        (dict(min_p=-0.1), E, "min_p: must be in [0, 1], got -0.1"),
+        (dict(min_p="some"), T, "min_p: must be a number, got str"),
+        (dict(filter_order="min_p_first"), E, "filter_order: must be top_k_first or top_p_first, got min_p_first"),
+        (dict(top_p_crossing="half"), E, "top_p_crossing: must be keep or drop, got half"),
+        (dict(top_k_ties="none"), E, "top_k_ties: must be lowest or all, got none"),
         (dict(suppress=[1.5]), T, "suppress: must be an int, got float"),
         (dict(start=9), E, "start: must be in [0, 4] (L - W), got 9"),
         (dict(rows=[1, 2]), T, "rows: must be a torch.Tensor, got list"),

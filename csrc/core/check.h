@@ -361,6 +361,27 @@ inline void guidance(const SweepParams& s) {
   require(std::isfinite(s.cfg_scale), "cfg_scale", "must be finite", number(s.cfg_scale));
 }
 
+inline void filters(const SweepParams& s, int64_t batch, const char* anchor, const Array& like, Resolved* out) {
+  if (given(s.top_k)) {
+    per_request("top_k", s.top_k, kInt64, batch, anchor, like);
+    values<int64_t>("top_k", s.top_k, [](int64_t v) { return v >= 0; }, "must be >= 0");
+  }
+  const auto share = [&](const char* argument, const Array& a) {
+    if (!given(a)) return;
+    per_request(argument, a, kFloat64, batch, anchor, like);
+    values<double>(argument, a, [](double v) { return v >= 0 && v <= 1; }, "must be in [0, 1]");
+  };
+  share("top_p", s.top_p);
+  share("min_p", s.min_p);
+  out->top_k_first = name("filter_order", s.filter_order, {"top_k_first", "top_p_first"}) == 0;
+}
+
+// For a backend that has no filters yet: better an error than another law.
+inline void unfiltered(const SweepParams& s, const char* backend) {
+  if (!given(s.top_k) && !given(s.top_p) && !given(s.min_p)) return;
+  throw InvalidArgument{kRuntimeError, std::string("top_k, top_p, min_p: ") + backend + " has no filters yet"};
+}
+
 inline void like_rows(const char* argument, const Array& a, DType type, const Array& logits) {
   if (!given(a)) return;
   dtype(argument, a, {type});
@@ -387,7 +408,9 @@ inline void scoring(const DrawParams& d, Resolved* out) {
   Names names;
   for (int32_t kind = 0; kind < kNumConfidences; ++kind) names.push_back(confidence_name(kind));
   out->confidence = name("confidence", d.confidence, names);
-  out->from_sampled = name("confidence_from", d.confidence_from, {"raw", "sampled"}) == 1;
+  Names sources;
+  for (int32_t kind = 0; kind < kNumConfidenceFrom; ++kind) sources.push_back(confidence_from_name(kind));
+  out->confidence_from = name("confidence_from", d.confidence_from, sources);
   const DType conf_dtypes[] = {kFloat32, kBFloat16, kFloat64};
   out->conf_dtype = conf_dtypes[name("conf_dtype", d.conf_dtype, {"float32", "bfloat16", "float64"})];
 }

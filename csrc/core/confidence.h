@@ -20,6 +20,19 @@ enum Confidence : int32_t {
 // Whether the score looks at what the position holds.
 DLM_HD bool compares(int32_t kind) { return kind == kGain || kind == kChange; }
 
+// Which law a draw is scored by.
+enum ConfidenceFrom : int32_t {
+  kRaw = 0,       // T = 1, unfiltered
+  kSampled = 1,   // what is drawn from: tempered and filtered; at T = 0 the filtered law at T = 1
+  kTempered = 2,  // tempered, unfiltered; at T = 0 as raw
+  kNumConfidenceFrom = 3
+};
+
+inline const char* confidence_from_name(int32_t kind) {
+  const char* const names[] = {"raw", "sampled", "tempered"};
+  return names[kind];
+}
+
 inline const char* confidence_name(int32_t kind) {
   const char* const names[] = {"prob", "margin", "neg_entropy", "random", "gain", "change"};
   return names[kind];

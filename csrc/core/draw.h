@@ -19,12 +19,12 @@ struct RowLaw {
   bool tilt = false;     // entropy wanted
 };
 
-DLM_HD RowLaw row_law(float temperature, bool from_sampled, bool tilt) {
+DLM_HD RowLaw row_law(float temperature, int32_t confidence_from, bool tilt) {
   RowLaw law;
   law.tilt = tilt;
   if (temperature > 0) {
     law.draw_beta = inverse_temperature(temperature);
-    if (from_sampled) law.beta = law.draw_beta;
+    if (confidence_from != kRaw) law.beta = law.draw_beta;
   }
   return law;
 }

@@ -31,6 +31,10 @@ DLM_HD float float_at(const Array& a, int64_t i) {
   return static_cast<const float*>(a.data)[a.ndim == 0 || a.shape[0] == 1 ? 0 : i * a.stride[0]];
 }
 
+DLM_HD double double_at(const Array& a, int64_t i) {
+  return static_cast<const double*>(a.data)[a.ndim == 0 || a.shape[0] == 1 ? 0 : i * a.stride[0]];
+}
+
 // a / b for b > 0, a >= 0. GPUs have no 64-bit division, and hardly any batch needs one.
 DLM_HD int64_t quotient(int64_t a, int64_t b) {
   if (((a | b) >> 32) == 0) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "confidence.h"
+#include "cutoff.h"
 #include "decide.h"
 #include "geometry.h"
 
@@ -11,8 +12,9 @@ struct Resolved {
   Geometry geometry;
   int64_t vocab = 0;
   int32_t confidence = kProb;
-  bool from_sampled = false;
+  int32_t confidence_from = kRaw;
   int32_t conf_dtype = kFloat32;
+  bool top_k_first = true;
   int32_t rule = kTopK;
   bool tempered_after = false;  // of a transition: the leave-one-out shift acts first
   int32_t redraw = 0;           // Redraw
@@ -26,6 +28,18 @@ DLM_HD RuleParams rule_params(const Resolved& r, const DecideParams& d, int64_t 
   p.level = d.level;
   p.quota = int_at(d.quota, b);
   return p;
+}
+
+// Of sequence b. On a device values come unchecked: what is out of range filters nothing, or leaves the argmax alone.
+DLM_HD Filter filter_of(const SweepParams& s, const Resolved& r, int64_t b) {
+  Filter f;
+  if (given(s.top_k)) f.top_k = int_at(s.top_k, b);
+  if (given(s.top_p)) f.top_p = double_at(s.top_p, b);
+  if (given(s.min_p)) f.min_p = min_of(1.0, double_at(s.min_p, b));
+  f.top_k_first = r.top_k_first;
+  f.drop_crossing = s.drop_crossing;
+  f.keep_ties = s.keep_ties;
+  return f;
 }
 
 }  // namespace dlm

@@ -58,6 +58,7 @@ inline Resolved validate(const DrawArgs& a) {
   check::ids("suppress", s.suppress, s.logits);
   check::ids("demote", a.draw.demote, s.logits);
   check::guidance(s);
+  check::filters(s, batch, "logits", s.logits, &out);
   check::uniform(a.draw.uniform, s.logits);
   check::like_rows("given", a.draw.current, kInt64, s.logits);
   check::scoring(a.draw, &out);
@@ -82,6 +83,7 @@ inline Resolved validate(const StepArgs& a) {
   check::ids("suppress", s.suppress, s.logits);
   check::ids("demote", a.draw.demote, s.logits);
   check::guidance(s);
+  check::filters(s, x.shape[0], "x", x, &out);
   check::uniform(a.draw.uniform, s.logits);
   check::scoring(a.draw, &out);
   check::trace(a.decide);
@@ -121,6 +123,7 @@ inline Resolved validate(const RenoiseArgs& args) {
   check::shift(a.place.shift, given(a.place.rows));
   check::ids("suppress", s.suppress, s.logits);
   check::guidance(s);
+  check::filters(s, x.shape[0], "x", x, &out);
   check::softcap(s);
   check::uniform(a.draw.uniform, s.logits, 2);
   check::scoring(a.draw, &out);
@@ -144,12 +147,13 @@ inline Resolved validate(const TransitionArgs& a) {
   check::shift(a.place.shift, given(a.place.rows));
   check::ids("suppress", s.suppress, s.logits);
   check::guidance(s);
+  check::filters(s, x.shape[0], "x", x, &out);
   check::uniform(a.draw.uniform, s.logits, 3);
   check::trace(a.decide);
   out.geometry = check::geometry(s.logits, 1, a.place, x.shape[1]);
   out.geometry.limit = numel(x);
   check::current_tokens(a, out.geometry, out.vocab);
-  out.from_sampled = true;
+  out.confidence_from = kSampled;
   return out;
 }
 

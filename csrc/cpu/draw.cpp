@@ -53,7 +53,7 @@ Drawer::Drawer(const SweepParams& sweep, const DrawParams& draw, const DecidePar
 RowJob Drawer::job(const KernelTable& k, const Scratch& scratch, int64_t row, const Place& at) const {
   RowJob job;
   job.source = row_source(k, sweep_, resolved_.geometry, scratch, row);
-  job.law = row_law(float_at(sweep_.temperature, at.b), resolved_.from_sampled, tilt_);
+  job.law = row_law(float_at(sweep_.temperature, at.b), resolved_.confidence_from, tilt_);
   return job;
 }
 

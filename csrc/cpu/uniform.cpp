@@ -56,7 +56,7 @@ class Mover {
 
   RowJob job(int64_t row) const {
     return {row_source(k_, cond_, r_.geometry, scratch_, row),
-            row_law(float_at(a_.sweep.temperature, place_of(r_.geometry, row).b), true, false)};
+            row_law(float_at(a_.sweep.temperature, place_of(r_.geometry, row).b), kSampled, false)};
   }
 
   // Returns the new token, -1 if the row is bad.

@@ -93,7 +93,25 @@ struct Ops {
 
   static SweepParams sweep_params(const Tensor& logits, const Tensor& temperature, const MaybeTensor& uncond,
                                   double cfg_scale, const MaybeTensor& suppress, double softcap = 0) {
-    return {view(logits), view(uncond), view(suppress), view(temperature), cfg_scale, softcap};
+    SweepParams s;
+    s.logits = view(logits);
+    s.temperature = view(temperature);
+    s.uncond = view(uncond);
+    s.cfg_scale = cfg_scale;
+    s.suppress = view(suppress);
+    s.softcap = softcap;
+    return s;
+  }
+
+  // `order` is kept by address.
+  static void filter(SweepParams* s, const MaybeTensor& top_k, const MaybeTensor& top_p, const MaybeTensor& min_p,
+                     const std::string& order, bool drop_crossing, bool keep_ties) {
+    s->top_k = view(top_k);
+    s->top_p = view(top_p);
+    s->min_p = view(min_p);
+    s->filter_order = order.c_str();
+    s->drop_crossing = drop_crossing;
+    s->keep_ties = keep_ties;
   }
 
   // Of a tensor that the op writes: copies that torch made lazily are made now.
@@ -146,15 +164,17 @@ struct Ops {
   static Six draw_tokens(const Tensor& logits, const Tensor& temperature, const Tensor& seed, const Tensor& step,
                          const MaybeTensor& start, const MaybeTensor& rows, int64_t length, int64_t shift,
                          const MaybeTensor& suppress, const MaybeTensor& demote, const MaybeTensor& uncond_logits,
-                         double cfg_scale, const MaybeTensor& uniform, const MaybeTensor& given,
-                         const std::string& confidence, const std::string& confidence_from,
-                         const std::string& conf_dtype) {
+                         double cfg_scale, const MaybeTensor& top_k, const MaybeTensor& top_p, const MaybeTensor& min_p,
+                         const std::string& filter_order, bool drop_crossing, bool keep_ties,
+                         const MaybeTensor& uniform, const MaybeTensor& given, const std::string& confidence,
+                         const std::string& confidence_from, const std::string& conf_dtype) {
     const auto shape = leading_shape(logits, logits.dim() - 1);
     const auto make = [&](ScalarType type) { return make_like(logits, shape, type); };
     Tensor tokens = make(ScalarType::Long), score = make(ScalarType::Float), key = make(ScalarType::Float),
            logprob = make(ScalarType::Float), entropy = make(ScalarType::Float), bad = make(ScalarType::Bool);
     DrawArgs a;
     a.sweep = sweep_params(logits, temperature, uncond_logits, cfg_scale, suppress);
+    filter(&a.sweep, top_k, top_p, min_p, filter_order, drop_crossing, keep_ties);
     a.place = {view(start), view(rows), length, shift};
     a.draw = {view(seed),  view(step),         view(uniform),           view(demote),
               view(given), confidence.c_str(), confidence_from.c_str(), conf_dtype.c_str()};
@@ -169,9 +189,10 @@ struct Ops {
                           const std::string& rule, double level, bool strict, int64_t window_start, int64_t window_stop,
                           const MaybeTensor& frozen, const MaybeTensor& start, const MaybeTensor& rows, int64_t shift,
                           const MaybeTensor& suppress, const MaybeTensor& demote, const MaybeTensor& uncond_logits,
-                          double cfg_scale, const MaybeTensor& uniform, const std::string& confidence,
-                          const std::string& confidence_from, const std::string& conf_dtype, MaybeTensor trace,
-                          MaybeTensor trace_steps) {
+                          double cfg_scale, const MaybeTensor& top_k, const MaybeTensor& top_p,
+                          const MaybeTensor& min_p, const std::string& filter_order, bool drop_crossing, bool keep_ties,
+                          const MaybeTensor& uniform, const std::string& confidence, const std::string& confidence_from,
+                          const std::string& conf_dtype, MaybeTensor trace, MaybeTensor trace_steps) {
     const auto shape = leading_shape(logits, logits.dim() - 1);
     const auto batch = leading_shape(x, 1);
     Tensor tokens = make_like(x, shape, x.scalar_type()), score = make_like(x, shape, ScalarType::Float),
@@ -179,6 +200,7 @@ struct Ops {
            num_open = make_like(x, batch, ScalarType::Long), num_bad = make_like(x, batch, ScalarType::Long);
     StepArgs a;
     a.sweep = sweep_params(logits, temperature, uncond_logits, cfg_scale, suppress);
+    filter(&a.sweep, top_k, top_p, min_p, filter_order, drop_crossing, keep_ties);
     a.place = {view(start), view(rows), 0, shift};
     a.draw = {view(seed), view(step),         view(uniform),           view(demote),
               Array{},    confidence.c_str(), confidence_from.c_str(), conf_dtype.c_str()};
@@ -227,7 +249,9 @@ struct Ops {
                             int64_t window_start, int64_t window_stop, const MaybeTensor& frozen,
                             const MaybeTensor& start, const MaybeTensor& rows, int64_t shift,
                             const MaybeTensor& suppress, const MaybeTensor& uncond_logits, double cfg_scale,
-                            double softcap, const MaybeTensor& uniform, const std::string& confidence,
+                            const MaybeTensor& top_k, const MaybeTensor& top_p, const MaybeTensor& min_p,
+                            const std::string& filter_order, bool drop_crossing, bool keep_ties, double softcap,
+                            const MaybeTensor& uniform, const std::string& confidence,
                             const std::string& confidence_from, const std::string& conf_dtype, MaybeTensor trace,
                             MaybeTensor trace_steps) {
     const auto shape = leading_shape(logits, logits.dim() - 1);
@@ -238,6 +262,7 @@ struct Ops {
            num_open = make_like(x, batch, ScalarType::Long), num_bad = make_like(x, batch, ScalarType::Long);
     RenoiseArgs a;
     a.step.sweep = sweep_params(logits, temperature, uncond_logits, cfg_scale, suppress, softcap);
+    filter(&a.step.sweep, top_k, top_p, min_p, filter_order, drop_crossing, keep_ties);
     a.step.place = {view(start), view(rows), 0, shift};
     a.step.draw = {view(seed), view(step),         view(uniform),           Array{},
                    Array{},    confidence.c_str(), confidence_from.c_str(), conf_dtype.c_str()};
@@ -264,8 +289,10 @@ struct Ops {
                              const std::string& tempered, const std::string& redraw, double level, int64_t window_start,
                              int64_t window_stop, const MaybeTensor& frozen, const MaybeTensor& start,
                              const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress,
-                             const MaybeTensor& uncond_logits, double cfg_scale, const MaybeTensor& uniform,
-                             MaybeTensor trace, MaybeTensor trace_steps) {
+                             const MaybeTensor& uncond_logits, double cfg_scale, const MaybeTensor& top_k,
+                             const MaybeTensor& top_p, const MaybeTensor& min_p, const std::string& filter_order,
+                             bool drop_crossing, bool keep_ties, const MaybeTensor& uniform, MaybeTensor trace,
+                             MaybeTensor trace_steps) {
     const auto shape = leading_shape(logits, logits.dim() - 1);
     const auto batch = leading_shape(x, 1);
     Tensor tokens = make_like(x, shape, x.scalar_type()), route = make_like(x, shape, ScalarType::Byte),
@@ -273,6 +300,7 @@ struct Ops {
            num_changed = make_like(x, batch, ScalarType::Long), num_bad = make_like(x, batch, ScalarType::Long);
     TransitionArgs a;
     a.sweep = sweep_params(logits, temperature, uncond_logits, cfg_scale, suppress);
+    filter(&a.sweep, top_k, top_p, min_p, filter_order, drop_crossing, keep_ties);
     a.place = {view(start), view(rows), 0, shift};
     a.draw.seed = view(seed);
     a.draw.step = view(step);
