@@ -3,11 +3,13 @@
 ``pytest --hypothesis-profile=explore`` draws new examples every time.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -80,6 +82,35 @@ def native_core(core_library, capfd):
     capfd.readouterr()
     yield core_library
     assert "runtime error" not in capfd.readouterr().err
+
+
+@pytest.fixture
+def checkout():
+    """checkout(NAME, file, absent=...) -> a module of the codebase below DLM_KERNELS_CHECKOUT_NAME, with its folder on the path and
+    ``absent`` imports stood in for."""
+    before, known, roots = list(sys.path), set(sys.modules), []
+
+    def load(name, file, absent=()):
+        root = os.environ.get(f"DLM_KERNELS_CHECKOUT_{name}")
+        if root is None:
+            pytest.skip(f"DLM_KERNELS_CHECKOUT_{name} names no checkout")
+        path = Path(root) / file
+        roots.append(str(root))
+        sys.path.insert(0, str(path.parent))
+        for missing in absent:
+            sys.modules.setdefault(missing, mock.MagicMock(__path__=[]))
+        spec = importlib.util.spec_from_file_location(f"checkout_{name.lower()}", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    sys.path[:] = before
+    for name in set(sys.modules) - known:
+        module = sys.modules[name]
+        if isinstance(module, mock.MagicMock) or str(getattr(module, "__file__", "")).startswith(tuple(roots)):
+            del sys.modules[name]
 
 
 @pytest.fixture

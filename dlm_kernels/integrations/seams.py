@@ -140,6 +140,16 @@ def has_parameters(function, *names):
     return all(name in parameters for name in names)
 
 
+def known_parameters(original, fast):
+    """Unsupported unless ``fast`` begins with the parameters of ``original``, with the same defaults: where a codebase has no
+    version, a new one shows there."""
+    ours = inspect.signature(fast).parameters
+    for place, theirs in enumerate(inspect.signature(original).parameters.values()):
+        known = list(ours.values())[place] if place < len(ours) else None
+        if known is None or (theirs.name, theirs.default) != (known.name, known.default):
+            raise Unsupported(f"{original.__name__} has a parameter {theirs} that is not known")
+
+
 def known_version(client, version, *known):
     """Unsupported unless ``version`` begins with one of ``known`` ("5.23"): samplers change between releases."""
     if not any(version == k or version.startswith(k + ".") for k in known):

@@ -1,0 +1,58 @@
+"""The same random numbers for a client's own code and for the ops: these draw by keys, so the client is made to invert the CDF
+of its own law on the numbers of those keys."""
+
+import contextlib
+from unittest import mock
+
+import torch
+from dlm_kernels.reference.philox import STREAM_DRAW, draw_uniform, rank_uniform
+
+from dlm_kernels import calling
+
+
+def invert(law, uniform):
+    """The first token whose cumulative mass exceeds uniform x total, [...]; ``law`` [..., V] need not be normalised."""
+    cdf = law.double().cumsum(dim=-1)
+    return torch.searchsorted(cdf, (uniform * cdf[..., -1])[..., None], right=True)[..., 0]
+
+
+class Numbers:
+    """Call n of a sampler has the seeds 1000 n + b. Positions are those of the tensors that it is given."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def seeds(self, batch, device=None, generator=None):
+        self.calls += 1
+        return torch.arange(batch) + 1000 * self.calls
+
+    def uniforms(self, batch, length, stream=STREAM_DRAW):
+        """float64 [batch, length]; of the first draw of the next call."""
+        return self._keyed(draw_uniform, batch, length, stream)
+
+    def ranks(self, batch, length):
+        return self._keyed(rank_uniform, batch, length)
+
+    def _keyed(self, uniform, batch, length, *stream):
+        seeds = self.seeds(batch)[:, None]
+        return uniform(seeds, torch.arange(length)[None], torch.zeros((), dtype=torch.int64), *stream)
+
+    # ---- what a client draws with
+
+    def gumbel(self, logits, temperature):
+        """In place of an add_gumbel_noise, of which the argmax is taken."""
+        if temperature == 0:
+            return logits
+        law = (logits.double() / temperature).softmax(dim=-1)
+        return torch.nn.functional.one_hot(invert(law, self.uniforms(*logits.shape[:2])), logits.shape[-1])
+
+    def multinomial(self, probs, num_samples=1, replacement=False):
+        """In place of torch.multinomial over rows [n, V] of one sequence."""
+        return invert(probs, self.uniforms(1, len(probs))[0])[:, None]
+
+
+@contextlib.contextmanager
+def ours(batched=True):
+    """The ops draw with the seeds of a fresh ``Numbers``."""
+    with mock.patch.object(calling, "fresh_seeds", Numbers().seeds):
+        yield
