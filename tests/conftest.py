@@ -86,8 +86,8 @@ def native_core(core_library, capfd):
 
 @pytest.fixture
 def checkout():
-    """checkout(NAME, file, absent=...) -> a module of the codebase below DLM_KERNELS_CHECKOUT_NAME, with its folder on the path and
-    ``absent`` imports stood in for."""
+    """checkout(NAME, file, absent=...) -> a module of the codebase below DLM_KERNELS_CHECKOUT_NAME, its folder on the path, with
+    stand-ins for its ``absent`` imports."""
     before, known, roots = list(sys.path), set(sys.modules), []
 
     def load(name, file, absent=()):

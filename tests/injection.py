@@ -52,7 +52,7 @@ class Numbers:
 
 
 @contextlib.contextmanager
-def ours(batched=True):
+def ours():
     """The ops draw with the seeds of a fresh ``Numbers``."""
     with mock.patch.object(calling, "fresh_seeds", Numbers().seeds):
         yield
