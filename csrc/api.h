@@ -43,6 +43,8 @@ DLM_API int32_t dlm_cpu_transition_step(const dlm::TransitionArgs* args, const d
 DLM_API int32_t dlm_cpu_q_sample(const dlm::NoisingArgs* args, const dlm_executor* executor, void* workspace,
                                  dlm_error* error);
 
+// topk_unmask is remask, too: UnmaskArgs say which.
+
 // CUDA: the same arguments with pointers of one device, which is current. Work is enqueued on `stream` (a cudaStream_t)
 // and nothing waits for it. `scratch` is dlm_cuda_scratch_bytes of anything, 256-byte aligned, until that work is done;
 // calls on one stream may share it. Values of arrays are not checked, since that would take a host sync; any value is

@@ -11,6 +11,8 @@ _HOMES = {
     "denoise_step_": "step",
     "draw_tokens": "step",
     "row_stats": "step",
+    "remask": "step",
+    "remask_": "step",
     "topk_unmask": "step",
     "topk_unmask_": "step",
     "uniform_step": "uniform",
@@ -35,6 +37,8 @@ _HOMES = {
     "Draw": "results",
     "StepResult": "results",
     "UnmaskResult": "results",
+    "EditResult": "results",
+    "RemaskResult": "results",
     "TransitionResult": "results",
     "RenoiseResult": "results",
 }

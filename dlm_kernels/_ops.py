@@ -23,6 +23,7 @@ _LAW = f"Tensor? uncond_logits=None, float cfg_scale=0.0, {_FILTER}"
 _SCORE = 'str confidence="prob", str confidence_from="raw", str conf_dtype="float32"'
 _DRAW = f"int shift=0, Tensor? suppress=None, Tensor? demote=None, {_LAW}, Tensor? uniform=None"
 _WINDOW = "int window_start=0, int window_stop=-1, Tensor? frozen=None"
+_EDIT = "float? edit=None, Tensor(b!)? edits_left=None, Tensor(c!)? edited=None, Tensor(d!)? num_edited=None"
 _TRACE = "Tensor(t!)? trace=None, Tensor(u!)? trace_steps=None"
 
 SCHEMAS = {
@@ -32,11 +33,13 @@ SCHEMAS = {
     f"Tensor? given=None, {_SCORE}) -> "
     "(Tensor tokens, Tensor confidence, Tensor key, Tensor logprob, Tensor entropy, Tensor bad)",
     "denoise_step_": "(Tensor(a!) x, Tensor logits, Tensor temperature, Tensor seed, Tensor step, Tensor quota, *, "
-    f"int? mask_id=None, str rule, float level=0.0, bool strict=True, {_WINDOW}, {_PLACE}, {_DRAW}, {_SCORE}, {_TRACE}) -> "
+    f"int? mask_id=None, str rule, float level=0.0, bool strict=True, {_EDIT}, {_WINDOW}, {_PLACE}, {_DRAW}, {_SCORE}, {_TRACE}) -> "
     "(Tensor tokens, Tensor confidence, Tensor committed, Tensor num_committed, Tensor num_open, Tensor num_bad)",
     "topk_unmask_": "(Tensor(a!) x, Tensor tokens, Tensor confidence, Tensor quota, *, int? mask_id=None, "
     f"{_WINDOW}, {_PLACE}, Tensor? step=None, {_TRACE}) -> "
     "(Tensor committed, Tensor num_committed, Tensor num_open, Tensor num_bad)",
+    "remask_": f"(Tensor(a!) x, Tensor confidence, Tensor quota, *, int mask_id, float below, {_WINDOW}, {_PLACE}, "
+    f"Tensor? step=None, {_TRACE}) -> (Tensor remasked, Tensor num_remasked, Tensor num_open, Tensor num_bad)",
     "renoise_step_": "(Tensor(a!) x, Tensor logits, Tensor temperature, Tensor seed, Tensor step, Tensor quota, *, "
     "int mask_id=-1, str rule, float level=0.0, bool strict=True, Tensor(b!)? committed=None, "
     "Tensor(c!)? argmax=None, Tensor(d!)? unchanged=None, Tensor(e!)? done=None, Tensor(f!)? probs=None, "
@@ -76,6 +79,10 @@ def _fake_denoise_step_(x, logits, temperature, seed, step, quota, **_):
 
 def _fake_topk_unmask_(x, tokens, confidence, quota, **_):
     return x.new_empty(tokens.shape, dtype=torch.bool), *_fake_counts(x)
+
+
+def _fake_remask_(x, confidence, quota, **_):
+    return x.new_empty(confidence.shape, dtype=torch.bool), *_fake_counts(x)
 
 
 def _fake_renoise_step_(x, logits, temperature, seed, step, quota, **_):
@@ -128,6 +135,7 @@ row_stats = torch.ops.dlm_kernels.row_stats.default
 draw_tokens = torch.ops.dlm_kernels.draw_tokens.default
 denoise_step_ = torch.ops.dlm_kernels.denoise_step_.default
 topk_unmask_ = torch.ops.dlm_kernels.topk_unmask_.default
+remask_ = torch.ops.dlm_kernels.remask_.default
 renoise_step_ = torch.ops.dlm_kernels.renoise_step_.default
 transition_step_ = torch.ops.dlm_kernels.transition_step_.default
 q_sample = torch.ops.dlm_kernels.q_sample.default

@@ -40,6 +40,24 @@ class StepResult(NamedTuple):
     x: Any  # [B, L], the canvas after the step
 
 
+class EditResult(NamedTuple):
+    """What a denoise step with ``edit`` did: the fields of StepResult, ``x`` the last of them, and then what it edited.
+
+    A sequence has come to rest in the step in which ``num_committed + num_open + num_edited`` is 0: it began without a mask, and
+    the model agreed with all it holds, or had no steps left to say otherwise.
+    """
+
+    tokens: Any  # dtype of x
+    confidence: Any  # float32
+    committed: Any  # bool: masks that were filled
+    num_committed: Any  # int64 [B]
+    num_open: Any  # int64 [B]: positions that hold mask_id now
+    num_bad: Any  # int64 [B]: rows that were read, masks or not, and hold NaN, +inf, or nothing finite
+    x: Any  # [B, L], the canvas after the step
+    edited: Any  # bool: filled positions that took their draw
+    num_edited: Any  # int64 [B]
+
+
 class UnmaskResult(NamedTuple):
     """What ``topk_unmask`` did."""
 
@@ -47,6 +65,16 @@ class UnmaskResult(NamedTuple):
     num_committed: Any  # int64 [B]
     num_open: Any  # int64 [B]: candidates that still hold mask_id
     num_bad: Any  # int64 [B]: candidates whose confidence is NaN; never committed
+    x: Any  # [B, L], the canvas after the step
+
+
+class RemaskResult(NamedTuple):
+    """What ``remask`` did."""
+
+    remasked: Any  # bool
+    num_remasked: Any  # int64 [B]
+    num_open: Any  # int64 [B]: positions that hold mask_id now
+    num_bad: Any  # int64 [B]: filled positions whose confidence is NaN; left as they are
     x: Any  # [B, L], the canvas after the step
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from . import _ops
-from .arguments import integer, number, require_type, tensor
+from .arguments import integer, number, require, require_type, tensor
 from .calling import (
     FINITE_ROWS,
     NAMES,
@@ -23,7 +25,8 @@ from .calling import (
     temperatures,
     token_ids,
 )
-from .results import Draw, RowStats, StepResult, UnmaskResult
+from .reference.geometry import rows_on, token_at
+from .results import Draw, EditResult, RemaskResult, RowStats, StepResult, UnmaskResult
 from .rules import Rule
 
 
@@ -145,6 +148,8 @@ def denoise_step_(
     *,
     mask_id,
     rule,
+    edit=None,
+    edits_left=None,
     temperature=0.0,
     seed=None,
     step=0,
@@ -182,6 +187,11 @@ def denoise_step_(
             That makes the selecting steps of the uniform family: with ``confidence="gain"`` Sumi's and GIDD's adaptive step, with
             "change" GIDD's self-correction, and TopK(L) at temperature 0 is the greedy overwrite.
         rule: TopK(k), Threshold(tau, at_least, strict), Factor(f) or EntropyBudget(bound).
+        edit: token editing (LLaDA2.1's T2T; BlockRefinementScheduler's and JointThreshold's editing threshold), a number in
+            [0, 1]. Filled positions that are not frozen are read too, and take their draw where that is another token and its
+            confidence exceeds ``edit``, beside the rule and its quota. Prompts must be frozen, or outside the window. None: off.
+        edits_left: int64 [B], updated in place: in how many more steps a sequence without a mask may still edit (LLaDA2.1's
+            max_post_steps). Such a step lowers it by one. None: no limit.
         temperature: >= 0, a float or float32 [B]. 0 is the argmax, lowest index on ties; otherwise an exact draw from
             softmax(z / T).
         seed: int64 [B], one per request; an int is the same seed for every sequence (``request_seeds`` makes different
@@ -212,6 +222,7 @@ def denoise_step_(
     Returns:
         StepResult(tokens, confidence, committed, num_committed, num_open, num_bad, x). Rows not read: token = x,
         confidence = -inf. A row with NaN, +inf or no finite logit is never committed, and counted in num_bad.
+        With ``edit`` an EditResult, which goes on with (edited, num_edited).
 
     Raises:
         TypeError, ValueError: naming the argument, the rule and the value; x is untouched.
@@ -224,7 +235,7 @@ def denoise_step_(
     if not _needs_noise(temperature, confidence) and seed is None:
         seed = 0
     seeds, steps = noise(seed, step, generator, x.shape[0] if x.dim() else 1, device)
-    writing = Writing(check, x, trace)
+    writing = Writing(check, x, trace, **_editing(x, logits, edit, edits_left))
     where = place(device, start, rows, shift)
     out = call(
         _ops.denoise_step_,
@@ -238,6 +249,7 @@ def denoise_step_(
         rule=rule.name,
         level=rule.level,
         strict=rule.strict,
+        edit=None if edit is None else number("edit", edit),
         frozen=optional("frozen", frozen),
         demote=token_ids("demote", demote, device),
         **edges(window),
@@ -249,14 +261,29 @@ def denoise_step_(
         names=NAMES | dict(quota="k" if rule.name == "topk" else "at_least"),
     )
     tokens, score, committed, *_, num_bad = out
+    edited = writing.arguments.get("edited")
     if check:
         suspect = score == -torch.inf
-        if mask is not None:  # of the candidates, only a bad row keeps its mask at confidence -inf
+        if mask is not None and edit is None:  # of the candidates, only a bad row keeps its mask at confidence -inf
             suspect &= tokens == mask
-        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, mask, window, frozen, where["start"], rows)
+        read_for = mask if edit is None else None
+        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, read_for, window, frozen, where["start"], rows)
     if writing.keeps_history:
-        _note(writing, steps, where["start"], rows, tokens, committed, mask)
-    return StepResult(*out, x)
+        moved = committed if edit is None else committed | edited
+        _note(writing, steps, where["start"], rows, tokens, moved, mask)
+    if edit is None:
+        return StepResult(*out, x)
+    return EditResult(*out, x, edited, writing.arguments["num_edited"])
+
+
+def _editing(x, logits, edit, edits_left):
+    """What a step with ``edit`` writes besides."""
+    require(edit is not None or edits_left is None, "edits_left", "must be given with edit", "without")
+    if edit is None:
+        return {}
+    edited = torch.empty(logits.shape[:-1], dtype=torch.bool, device=x.device)
+    num_edited = torch.empty(x.shape[:1], dtype=torch.int64, device=x.device)
+    return dict(edits_left=optional("edits_left", edits_left), edited=edited, num_edited=num_edited)
 
 
 def _note(writing, steps, start, rows, tokens, committed, mask):
@@ -332,3 +359,72 @@ def topk_unmask_(
 def topk_unmask(x, tokens, confidence, k, **kwargs):
     """``topk_unmask_`` on a copy of ``x``: the same arguments and result; ``result.x`` is the new canvas."""
     return topk_unmask_(tensor("x", x).clone(), tokens, confidence, k, **kwargs)
+
+
+def remask_(
+    x,
+    confidence,
+    k,
+    *,
+    mask_id,
+    below=math.inf,
+    window=None,
+    frozen=None,
+    start=None,
+    rows=None,
+    check=False,
+    step=0,
+    trace=None,
+):
+    """Confidence-ranked remasking, in place: the mirror of ``topk_unmask_``. The ``k`` least confident filled positions of every
+    sequence hold the mask again.
+
+    Args:
+        x: int64 or int32 [B, L], the canvas.
+        confidence: float32, float64, float16 or bfloat16, [B, W] or packed [R] with ``rows``. The lowest goes first, -inf before
+            all, ties to the lowest position. +inf keeps a position as it is; so does NaN, which is counted in num_bad.
+        k: int or int64 [B], quota per sequence; all that qualify where those are fewer.
+        mask_id: the mask. Positions that hold it are not ranked.
+        below: only positions of lower confidence than this are remasked.
+        window, frozen, start, rows: as in ``denoise_step_``. Prompts must be frozen, or outside the window.
+        check: raise if a filled position's confidence is NaN, naming the first (b, i), before anything is written. Synchronises.
+        trace, step: a RevisionTrace that takes note of the step, and its number. Remasking is noise, not a move of the model.
+
+    Returns:
+        RemaskResult(remasked, num_remasked, num_open, num_bad, x).
+
+    Raises:
+        TypeError, ValueError: naming the argument, the rule and the value; x is untouched.
+    """
+    x, confidence = tensor("x", x), tensor("confidence", confidence)
+    mask, writing = integer("mask_id", mask_id), Writing(check, x, trace)
+    start = None if start is None else per_request("start", start, torch.int64, x.device)
+    steps = None if trace is None else per_request("step", step, torch.int64, x.device, keep=False)
+    out = call(
+        _ops.remask_,
+        writing.x,
+        confidence,
+        quotas("k", k, x.device),
+        mask_id=mask,
+        below=number("below", below),
+        frozen=optional("frozen", frozen),
+        start=start,
+        rows=optional("rows", rows),
+        step=steps,
+        **edges(window),
+        **writing.arguments,
+        names=NAMES | dict(quota="k"),
+    )
+    if check:
+        places = rows_on(x, confidence, start, rows)
+        suspect = confidence.isnan() & (token_at(x, places) != mask)
+        writing.check(out[3], "confidence", "must not be NaN at a filled position", suspect, x, None, window, frozen, start, rows)
+    if writing.keeps_history:
+        remasked = out[0]
+        writing.note(steps, start, rows, remasked, torch.full_like(remasked, -1, dtype=torch.int64))
+    return RemaskResult(*out, x)
+
+
+def remask(x, confidence, k, **kwargs):
+    """``remask_`` on a copy of ``x``: the same arguments and result; ``result.x`` is the new canvas."""
+    return remask_(tensor("x", x).clone(), confidence, k, **kwargs)

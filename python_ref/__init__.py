@@ -5,7 +5,7 @@ take and return exactly what ``torch.ops.dlm_kernels.*`` take and return. They a
 where that is cheap, and share no code with the native kernels; tests compare the two. They import only torch.
 """
 
-from .ops import denoise_step_, draw_tokens, row_stats, topk_unmask_
+from .ops import denoise_step_, draw_tokens, remask_, row_stats, topk_unmask_
 from .renoise import renoise_step_
 from .uniform import q_sample, transition_step_
 
@@ -13,6 +13,7 @@ __all__ = [
     "denoise_step_",
     "draw_tokens",
     "q_sample",
+    "remask_",
     "renoise_step_",
     "row_stats",
     "topk_unmask_",

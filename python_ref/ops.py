@@ -11,6 +11,7 @@ from .commit import committed_tokens, count, write_
 from .cutoff import Filters
 from .decide import decide, first
 from .draw import draw_rows
+from .edit import choose_edits, spend_
 from .geometry import (
     candidate_rows,
     dense_rows,
@@ -115,6 +116,10 @@ def denoise_step_(
     rule,
     level=0.0,
     strict=True,
+    edit=None,
+    edits_left=None,
+    edited=None,
+    num_edited=None,
     window_start=0,
     window_stop=-1,
     frozen=None,
@@ -140,8 +145,10 @@ def denoise_step_(
 ):
     """One step of denoising, in place: draw for every candidate position, commit those that the rule picks.
 
-    Candidates are the masks of the window that are not frozen; without a ``mask_id``, whatever it holds. Returns row-shaped
-    (tokens like x, confidence float32, committed bool), then num_committed, num_open and num_bad, int64 [B].
+    Candidates are the masks of the window that are not frozen; without a ``mask_id``, whatever it holds. With ``edit`` filled
+    positions are drawn for as well, and overwritten by ``edit.choose_edits``; ``edited`` and ``num_edited`` take which and how
+    many. Returns row-shaped (tokens like x, confidence float32, committed bool), then num_committed, num_open and num_bad,
+    int64 [B].
     """
     validate.denoise_step(**locals())
     filters = Filters(top_k, top_p, min_p, filter_order, drop_crossing, keep_ties)
@@ -149,11 +156,14 @@ def denoise_step_(
     drawing = Drawing(seed, step, uniform, demote, confidence, confidence_from, conf_dtype)
     note = Trace(trace, trace_steps, step)
     places = rows_on(x, logits, start, rows)
-    candidate = candidate_rows(x, places, mask_id, window_start, window_stop, frozen)
+    read_for = None if edit is not None else mask_id
+    candidate = candidate_rows(x, places, read_for, window_start, window_stop, frozen)
     before = token_at(x, places)
     drawn = draw_rows(candidate, places, law, drawing, current=before.long(), committed=committed_tokens(note, places))
 
-    eligible = candidate & ~drawn.bad
+    opened = candidate if mask_id is None else candidate & holds(before, mask_id)
+    filled = candidate & ~opened
+    eligible = opened & ~drawn.bad
     scores = (on_canvas(x, places, eligible, of.double()) for of in (drawn.value, drawn.key, drawn.entropy))
     chosen = decide(
         rule,
@@ -164,8 +174,16 @@ def denoise_step_(
         strict=strict,
         conf_dtype=conf_dtype,
     )
-    tokens = torch.where(eligible, drawn.tokens.to(x.dtype), before)
+    tokens = torch.where(candidate & ~drawn.bad, drawn.tokens.to(x.dtype), before)
     gain = drawn.logprob - drawn.committed_logprob
+    if edit is not None:
+        edits = choose_edits(x, places, filled, opened, tokens, before, drawn.value, edit, conf_dtype, edits_left)
+        spend_(edits_left, x, places, filled, opened)
+        _commit_(x, tokens, places, edits, mask_id, note, gain)
+        if edited is not None:
+            edited.copy_(edits)
+        if num_edited is not None:
+            num_edited.copy_(count(x, places, edits))
     committed, *counts = _finish(x, tokens, places, candidate, eligible, chosen, drawn.bad, mask_id, note, gain)
     return tokens, drawn.value.float(), committed, *counts
 
@@ -203,11 +221,54 @@ def topk_unmask_(
     return _finish(x, tokens, places, candidate, eligible, chosen, bad, mask_id, note, gain)
 
 
+def remask_(
+    x,
+    confidence,
+    quota,
+    *,
+    mask_id,
+    below,
+    window_start=0,
+    window_stop=-1,
+    frozen=None,
+    start=None,
+    rows=None,
+    step=None,
+    trace=None,
+    trace_steps=None,
+):
+    """Return, in place, the ``quota`` filled positions of lowest ``confidence`` per sequence to ``mask_id``: those under ``below``.
+
+    Confidence +inf keeps a position as it is; NaN does too and is counted. Returns (remasked bool row-shaped, num_remasked,
+    num_open, num_bad int64 [B]).
+    """
+    validate.remask(**locals())
+    places = rows_on(x, confidence, start, rows)
+    candidate = candidate_rows(x, places, None, window_start, window_stop, frozen)
+    filled = candidate & ~holds(token_at(x, places), mask_id)
+    bad = filled & torch.isnan(confidence)
+    eligible = filled & ~bad & (confidence.double() < below)
+    key = on_canvas(x, places, eligible, -confidence.double())
+    chosen = eligible & under(first(quota.expand(x.shape[0]), key, on_canvas(x, places, eligible, eligible)), places, False)
+    _write_mask_(x, places, chosen, mask_id, Trace(trace, trace_steps, step))
+    still_open = candidate & holds(token_at(x, places), mask_id)
+    return chosen, *(count(x, places, flags) for flags in (chosen, still_open, bad))
+
+
+def _write_mask_(x, places, flags, mask_id, trace):
+    tokens, none = torch.full_like(flags, mask_id, dtype=x.dtype), torch.full_like(flags, -1, dtype=torch.int64)
+    write_(x, places, flags, tokens, trace, by_noise=flags, committed=none, gain=torch.zeros_like(flags, dtype=torch.float32))
+
+
+def _commit_(x, tokens, places, flags, mask_id, trace, gain):
+    masked = holds(tokens, mask_id)  # a model may draw the mask itself
+    now = torch.where(masked, -1, tokens.long())
+    write_(x, places, flags, tokens, trace, by_noise=torch.zeros_like(flags), committed=now, gain=gain)
+
+
 def _finish(x, tokens, places, candidate, eligible, chosen, bad, mask_id, trace, gain):
     """Commit, then count: committed row-shaped, num_committed, num_open, num_bad [B]."""
     committed = eligible & under(chosen, places, False)
-    masked = holds(tokens, mask_id)  # a model may draw the mask itself
-    now = torch.where(masked, -1, tokens.long())
-    write_(x, places, committed, tokens, trace, by_noise=torch.zeros_like(committed), committed=now, gain=gain)
+    _commit_(x, tokens, places, committed, mask_id, trace, gain)
     still_open = candidate & holds(token_at(x, places), mask_id)
     return committed, *(count(x, places, flags) for flags in (committed, still_open, bad))

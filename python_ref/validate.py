@@ -209,6 +209,20 @@ def _probs(probs, logits, x):
         _require_apart("probs", probs)
 
 
+def _editing(a):
+    if a.edit is not None:
+        _require(0 <= a.edit <= 1, "edit", "must be in [0, 1]", format(a.edit, "g"))
+        _require(a.mask_id is not None, "mask_id", "must be given with edit", "none")
+    _state("edits_left", a.edits_left, "int64", a.x.shape[:1], a.x)
+    _require(a.edit is not None or a.edits_left is None, "edits_left", "must be given with edit", "without")
+    _like_rows("edited", a.edited, "bool", a.logits)
+    if a.edited is not None:
+        _require_apart("edited", a.edited)
+    _require(a.edit is not None or a.edited is None, "edited", "must be given with edit", "without")
+    _state("num_edited", a.num_edited, "int64", a.x.shape[:1], a.x)
+    _require(a.edit is not None or a.num_edited is None, "num_edited", "must be given with edit", "without")
+
+
 def _trace(trace, steps, x):
     if trace is not None:
         _require_dtype("trace", trace, ["int32"])
@@ -367,11 +381,23 @@ def _uniform(uniform, shape, anchor, like):
         _require_values("uniform", uniform, (uniform >= 0) & (uniform < 1), "must be in [0, 1)")
 
 
-def _given(given, logits):
-    if given is not None:
-        _require_dtype("given", given, ["int64"])
-        _require_device("given", given, "logits", logits)
-        _require_shape("given", given, logits.shape[:-1])
+def _like_rows(argument, tensor, dtype, logits):
+    if tensor is not None:
+        _require_dtype(argument, tensor, [dtype])
+        _require_device(argument, tensor, "logits", logits)
+        _require_shape(argument, tensor, logits.shape[:-1])
+
+
+def _rows_on_canvas(argument, tensor, packed, x):
+    _require_device(argument, tensor, "x", x)
+    _require_dims(argument, tensor, ["R"] if packed else ["B", "W"])
+    if not packed:
+        _covered(argument, tensor, x)
+
+
+def _fits(argument, token, x):
+    """A token that is to be written."""
+    _require(_dtype(x) == "int64" or -(2**31) <= token < 2**31, argument, "must fit in int32 as x", token)
 
 
 def _scoring(confidence, confidence_from, conf_dtype):
@@ -387,7 +413,7 @@ def row_stats(**arguments):
     a = SimpleNamespace(**arguments)
     _logits(a.logits, packed=None)
     _temperature(a.temperature, a.logits.shape[0], "logits", a.logits, above_zero=True)
-    _given(a.given, a.logits)
+    _like_rows("given", a.given, "int64", a.logits)
     _guidance(a.uncond_logits, a.cfg_scale, a.logits)
     _ids("suppress", a.suppress, a.logits)
 
@@ -420,7 +446,7 @@ def draw_tokens(**arguments):
     _guidance(a.uncond_logits, a.cfg_scale, a.logits)
     _filters(a, batch_size, "logits", a.logits)
     _uniform(a.uniform, a.logits.shape[:-1], "logits", a.logits)
-    _given(a.given, a.logits)
+    _like_rows("given", a.given, "int64", a.logits)
     _scoring(a.confidence, a.confidence_from, a.conf_dtype)
     needless = a.confidence not in COMPARING
     _require(needless or a.given is not None, "given", f"must be given for confidence {a.confidence}", "none")
@@ -450,6 +476,7 @@ def denoise_step(**arguments):
     _sampler(a)
     _quota(a.quota, a.x)
     _rule(a.rule, a.level)
+    _editing(a)
     _places(a, a.logits)
     _shift(a.shift, a.rows is not None)
     _ids("suppress", a.suppress, a.logits)
@@ -463,18 +490,31 @@ def denoise_step(**arguments):
 
 def topk_unmask(**arguments):
     a = SimpleNamespace(**arguments)
-    packed = a.rows is not None
     _x(a.x)
     _require_dtype("tokens", a.tokens, [_dtype(a.x)])
-    _require_device("tokens", a.tokens, "x", a.x)
-    _require_dims("tokens", a.tokens, ["R"] if packed else ["B", "W"])
-    if not packed:
-        _covered("tokens", a.tokens, a.x)
+    _rows_on_canvas("tokens", a.tokens, a.rows is not None, a.x)
     _require_dtype("confidence", a.confidence, SCORE_DTYPES)
     _require_device("confidence", a.confidence, "x", a.x)
     _require_shape("confidence", a.confidence, a.tokens.shape)
     _quota(a.quota, a.x)
     _places(a, a.tokens)
+    _noted(a)
+
+
+def remask(**arguments):
+    a = SimpleNamespace(**arguments)
+    _x(a.x)
+    _require_dtype("confidence", a.confidence, SCORE_DTYPES)
+    _rows_on_canvas("confidence", a.confidence, a.rows is not None, a.x)
+    _quota(a.quota, a.x)
+    _fits("mask_id", a.mask_id, a.x)
+    _require(a.below == a.below, "below", "must not be NaN", format(a.below, "g"))
+    _places(a, a.confidence)
+    _noted(a)
+
+
+def _noted(a):
+    """By a step that has no other use for its number."""
     if a.step is not None:
         _step(a.step, "x", a.x)
     _require(a.step is not None or a.trace is None, "step", "must be given with trace", "none")

@@ -14,7 +14,7 @@ import torch
 
 from dlm_kernels import _load, _ops
 
-WRITTEN = {"committed", "argmax", "unchanged", "done", "probs", "trace", "trace_steps"}  # besides the canvas
+WRITTEN = {"committed", "argmax", "unchanged", "done", "probs", "edits_left", "edited", "num_edited", "trace", "trace_steps"}
 SIMT_KINDS = {"simt": "plain", "simt_race": "race", "simt_asan": "asan", "simt_coverage": "coverage"}
 
 

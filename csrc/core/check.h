@@ -134,6 +134,20 @@ inline void covered(const char* argument, const Array& a, const Array& x) {
           number(a.shape[1]));
 }
 
+// [B, W], or [R] where `place` lists the rows.
+inline void rows_on_canvas(const char* argument, const Array& a, const PlaceParams& place, const Array& x) {
+  const bool packed = given(place.rows);
+  on_device(argument, a, "x", x);
+  dims(argument, a, packed ? "[R]" : "[B, W]", packed ? 1 : 2);
+  if (!packed) covered(argument, a, x);
+}
+
+// A token that is to be written.
+inline void fits(const char* argument, int64_t token, const Array& x) {
+  require(x.dtype == kInt64 || (token >= INT32_MIN && token <= INT32_MAX), argument, "must fit in int32 as x",
+          number(token));
+}
+
 enum Layout { kDense, kPacked, kEither };
 
 inline void logits(const Array& z, Layout layout, const Array* x) {
@@ -387,6 +401,25 @@ inline void like_rows(const char* argument, const Array& a, DType type, const Ar
   dtype(argument, a, {type});
   on_device(argument, a, "logits", logits);
   has_shape(argument, a, {std::vector<int64_t>(logits.shape, logits.shape + logits.ndim - 1)});
+}
+
+// edit.h's parameters; only with it, and for rows of these logits.
+inline void editing(const DecideParams& d, const Array& logits) {
+  const EditParams& e = d.edit;
+  if (e.on) {
+    require(e.level >= 0 && e.level <= 1, "edit", "must be in [0, 1]", number(e.level));
+    require(d.has_mask, "mask_id", "must be given with edit", "none");
+  }
+  const auto needs_edit = [&](const char* argument, const Array& a) {
+    require(e.on || !given(a), argument, "must be given with edit", "without");
+  };
+  state("edits_left", e.left, kInt64, d.x, 1);
+  needs_edit("edits_left", e.left);
+  like_rows("edited", e.edited, kBool, logits);
+  if (given(e.edited)) not_overlapping("edited", e.edited);
+  needs_edit("edited", e.edited);
+  state("num_edited", e.num_edited, kInt64, d.x, 1);
+  needs_edit("num_edited", e.num_edited);
 }
 
 // columns: how many of them a row needs; 0 is one, without a dimension of its own.

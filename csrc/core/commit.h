@@ -49,6 +49,27 @@ DLM_HD bool commit(const DecideParams& d, const Place& at, int64_t token, float 
   return open;
 }
 
+// What topk_unmask_ and remask_ rank a row by, higher first; NaN where the caller has no number.
+DLM_HD double unmask_key(const UnmaskArgs& a, const Geometry& g, int64_t row) {
+  const double confidence = load_double(a.confidence.data, a.confidence.dtype, row_offset(g, a.confidence, row));
+  return a.remask ? -confidence : confidence;
+}
+
+// Whether the caller lets a row of this key be written at all.
+DLM_HD bool may_rank(const UnmaskArgs& a, double key) { return key > (a.remask ? -a.below : -kInfinity); }
+
+// Writes a row that is accepted: its token, or the mask where noise has its way. Returns whether the position is open.
+DLM_HD bool unmask(const UnmaskArgs& a, const Geometry& g, int64_t row, const Place& at) {
+  const DecideParams& d = a.decide;
+  if (!a.remask) return commit(d, at, load_int(a.tokens.data, d.x.dtype, row_offset(g, a.tokens, row)), 0);
+  TraceEvent event;
+  if (given(d.trace.positions)) event.before = token_on_canvas(d.x, at);
+  event.after = d.mask_id;
+  event.by_noise = true;
+  write(d, at, event);
+  return true;
+}
+
 // A drawn row of renoise_step_ once its sequence has decided: it takes its draw, or `token` is noise. The trace follows
 // the best token, since accepted ones are decided again in the next step.
 DLM_HD void renoise(const RenoiseArgs& a, int64_t row, const Place& at, bool accepted, int64_t token, float gain) {

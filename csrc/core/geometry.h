@@ -91,20 +91,23 @@ DLM_HD bool flag_at(const Array& flags, const Place& at) {  // of [B, L] bool; f
   return given(flags) && static_cast<const bool*>(flags.data)[at.b * flags.stride[0] + at.p * flags.stride[1]];
 }
 
+DLM_HD int64_t token_on_canvas(const Array& x, const Place& at) {
+  if (at.b < 0 || at.p < 0 || at.p >= x.shape[1]) return -1;
+  return load_int(x.data, x.dtype, at.b * x.stride[0] + at.p * x.stride[1]);
+}
+
+// Of a position on the canvas: whether it waits for a token.
+DLM_HD bool is_open(const DecideParams& d, const Place& at) {
+  return !d.has_mask || token_on_canvas(d.x, at) == d.mask_id;
+}
+
 // Whether a step may write this position; only its logits are read.
 DLM_HD bool is_candidate(const DecideParams& d, const Place& at) {
   const int64_t stop = d.window_stop < 0 ? d.x.shape[1] : d.window_stop;
   if (at.b < 0 || at.p < 0 || at.p >= d.x.shape[1] || at.p < d.window_start || at.p >= stop) return false;
-  if (d.has_mask && load_int(d.x.data, d.x.dtype, at.b * d.x.stride[0] + at.p * d.x.stride[1]) != d.mask_id) {
-    return false;
-  }
+  if ((d.writes & (is_open(d, at) ? kMask : kToken)) == 0) return false;
   return !flag_at(d.frozen, at) && !flag_at(d.committed, at) &&
          !(given(d.done) && static_cast<const bool*>(d.done.data)[at.b * d.done.stride[0]]);
-}
-
-DLM_HD int64_t token_on_canvas(const Array& x, const Place& at) {
-  if (at.b < 0 || at.p < 0 || at.p >= x.shape[1]) return -1;
-  return load_int(x.data, x.dtype, at.b * x.stride[0] + at.p * x.stride[1]);
 }
 
 }  // namespace dlm

@@ -6,7 +6,7 @@
 
 namespace dlm {
 
-constexpr int32_t kMaxDims = 6;  // ops take up to 3; the rest is for the error that prints them
+constexpr int32_t kMaxDims = 4;  // ops take up to 3; one more is for the error that prints it: kernels carry thirty Arrays
 
 // A strided view. All strides are in elements. ndim < 0: the argument was not given.
 struct Array {
@@ -68,13 +68,27 @@ struct TraceParams {
   Array step;       // one int64: now
 };
 
+// Token editing, besides a rule. edit.h
+struct EditParams {
+  bool on = false;
+  double level = 0;   // confidence that an edit must exceed
+  Array left;         // [B] int64: steps in which a sequence without masks may still edit; not given: no limit
+  Array edited;       // rows' shape bool, and [B] int64: outputs, each may be missing
+  Array num_edited;
+};
+
+// What a position holds, as bits.
+enum Holding : int32_t { kMask = 1, kToken = 2 };
+
 // Which positions may change, how many do, and who takes note of it.
 struct DecideParams {
   Array x;       // [B, L] int64 or int32
   Array frozen;  // [B, L] bool
   Array quota;   // [1] or [B] int64
   int64_t mask_id = 0;
-  bool has_mask = true;  // false: every position is open, whatever it holds
+  bool has_mask = true;    // false: every position is open, whatever it holds
+  int32_t writes = kMask;  // else the positions that a step may write, by what they hold
+  EditParams edit;
   Array committed;  // [B, L] bool: positions that are closed for good; renoise_step_ closes more, and its quota counts
   Array done;       // [B] bool: sequences that are left alone
   TraceParams trace;
@@ -187,9 +201,12 @@ struct NoisingArgs {
   NoisingOutputs out;
 };
 
+// Ranks open positions and writes tokens, or (remask) filled ones from the lowest confidence and writes the mask.
 struct UnmaskArgs {
-  Array tokens;      // rows' shape, dtype of x
-  Array confidence;  // rows' shape, any float dtype
+  bool remask = false;
+  double below = kInfinity;  // only those of lower confidence are remasked
+  Array tokens;              // rows' shape, dtype of x; not for remask
+  Array confidence;          // rows' shape, any float dtype
   PlaceParams place;
   DecideParams decide;
   UnmaskOutputs out;

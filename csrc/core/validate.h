@@ -78,6 +78,7 @@ inline Resolved validate(const StepArgs& a) {
   out.vocab = s.logits.shape[s.logits.ndim - 1];
   check::quota(a.decide.quota, x);
   out.rule = check::rule(a.decide);
+  check::editing(a.decide, s.logits);
   check::places(a.decide, a.place, s.logits);
   check::shift(a.place.shift, given(a.place.rows));
   check::ids("suppress", s.suppress, s.logits);
@@ -175,23 +176,31 @@ inline Resolved validate(const NoisingArgs& a) {
 
 inline Resolved validate(const UnmaskArgs& a) {
   const Array& x = a.decide.x;
-  const bool packed = given(a.place.rows);
   Resolved out;
   check::canvas(x);
-  check::dtype("tokens", a.tokens, {static_cast<DType>(x.dtype)});
-  check::on_device("tokens", a.tokens, "x", x);
-  check::dims("tokens", a.tokens, packed ? "[R]" : "[B, W]", packed ? 1 : 2);
-  if (!packed) check::covered("tokens", a.tokens, x);
+  if (!a.remask) {
+    check::dtype("tokens", a.tokens, {static_cast<DType>(x.dtype)});
+    check::rows_on_canvas("tokens", a.tokens, a.place, x);
+  }
   check::dtype("confidence", a.confidence, {kFloat32, kFloat64, kFloat16, kBFloat16});
-  check::on_device("confidence", a.confidence, "x", x);
-  check::has_shape("confidence", a.confidence, {std::vector<int64_t>(a.tokens.shape, a.tokens.shape + a.tokens.ndim)});
+  if (a.remask) {
+    check::rows_on_canvas("confidence", a.confidence, a.place, x);
+  } else {
+    check::on_device("confidence", a.confidence, "x", x);
+    check::has_shape("confidence", a.confidence,
+                     {std::vector<int64_t>(a.tokens.shape, a.tokens.shape + a.tokens.ndim)});
+  }
   check::quota(a.decide.quota, x);
-  check::places(a.decide, a.place, a.tokens);
+  if (a.remask) {
+    check::fits("mask_id", a.decide.mask_id, x);
+    check::require(a.below == a.below, "below", "must not be NaN", check::number(a.below));
+  }
+  check::places(a.decide, a.place, a.confidence);
   if (given(a.decide.trace.step)) check::step(a.decide.trace.step, "x", x);
   check::require(given(a.decide.trace.step) || !given(a.decide.trace.positions), "step", "must be given with trace",
                  "none");
   check::trace(a.decide);
-  out.geometry = check::geometry(a.tokens, 0, a.place, x.shape[1]);
+  out.geometry = check::geometry(a.confidence, 0, a.place, x.shape[1]);
   out.geometry.limit = numel(x);
   return out;
 }

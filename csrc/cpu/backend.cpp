@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "../core/edit.h"
 #include "candidates.h"
 #include "draw.h"
 #include "steps.h"
@@ -9,20 +10,38 @@
 namespace dlm::cpu {
 namespace {
 
-// Accept and commit the ranked rows of one sequence; the others stay open.
-template <class Token, class Gain>
+// Writes the ranked rows of a sequence that the rule accepts. write(row, place): whether the position is open then.
+template <class Write>
 void commit_sequence(const DecideParams& d, const RuleParams& rule, const Scratch& scratch, int64_t b,
-                     const Ranking& ranking, const UnmaskOutputs& out, Token token, Gain gain) {
+                     const Ranking& ranking, const UnmaskOutputs& out, Write write) {
   const int64_t committed = accept_ranked(rule, ranking, scratch);
-  int64_t open = d.has_mask ? scratch.offset[b + 1] - scratch.offset[b] - committed : 0;
+  int64_t open = ranking.open;
   for (int64_t i = 0; i < committed; ++i) {
+    const Place at = {b, ranking.ranked[i].position};
     const int64_t row = ranking.ranked[i].row;
     out.committed[row] = true;
-    open += commit(d, Place{b, ranking.ranked[i].position}, token(row), gain(row));
+    open -= is_open(d, at);
+    open += write(row, at);
   }
   out.num_committed[b] = committed;
-  out.num_open[b] = open;
+  out.num_open[b] = d.has_mask ? open : 0;
   out.num_bad[b] = ranking.bad;
+}
+
+// Edits the filled rows of a sequence. Returns how many are open again: a model may draw the mask token itself.
+int64_t edit_sequence(const StepArgs& a, const Resolved& r, const Scratch& scratch, int64_t b, const Ranking& ranking) {
+  const DecideParams& d = a.decide;
+  int64_t edited = 0, reopened = 0;
+  for (int64_t i = scratch.offset[b]; may_edit(d, b, ranking.open) && i < scratch.offset[b + 1]; ++i) {
+    const int64_t row = scratch.candidate[i], token = load_int(a.out.tokens, d.x.dtype, row);
+    const Place at = place_of(r.geometry, row);
+    if (is_open(d, at) || !scratch.good[row] || !is_edit(d, r.conf_dtype, at, token, scratch.value[row])) continue;
+    store_edited(d, r.geometry, row, true);
+    reopened += commit(d, at, token, scratch.gain[row]);
+    ++edited;
+  }
+  finish_edits(d, b, ranking.open, ranking.filled, edited);
+  return reopened;
 }
 
 }  // namespace
@@ -79,11 +98,13 @@ void denoise_step(const StepArgs& a, const Resolved& r, const dlm_executor* exec
                   [&](int64_t row, const Place& at, const RowJob& job, const RowStats& stats, const DrawnRow& drawn) {
                     scratch.gain[row] = trace_gain(d.trace, job.source, r.vocab, job.law, stats, at, drawn.token);
                   });
+  for (int64_t row = 0; row < r.geometry.num_rows; ++row) store_edited(d, r.geometry, row, false);
   for (int64_t b = 0; b < d.x.shape[0]; ++b) {
-    commit_sequence(
-        d, rule_params(r, d, b), scratch, b, rank_drawn(r, scratch, b), a.out.unmask,
-        [&](int64_t row) { return load_int(a.out.tokens, d.x.dtype, row); },
-        [&](int64_t row) { return scratch.gain[row]; });
+    Ranking ranking = rank_drawn(r, d, scratch, b);
+    if (d.edit.on) ranking.open += edit_sequence(a, r, scratch, b, ranking);
+    commit_sequence(d, rule_params(r, d, b), scratch, b, ranking, a.out.unmask, [&](int64_t row, const Place& at) {
+      return commit(d, at, load_int(a.out.tokens, d.x.dtype, row), scratch.gain[row]);
+    });
   }
 }
 
@@ -96,17 +117,19 @@ void topk_unmask(const UnmaskArgs& a, const Resolved& r, const dlm_executor*, co
     Ranking ranking(scratch, b);
     for (int64_t i = scratch.offset[b]; i < scratch.offset[b + 1]; ++i) {
       const int64_t row = scratch.candidate[i];
-      const double key = load_double(a.confidence.data, a.confidence.dtype, row_offset(g, a.confidence, row));
+      const Place at = place_of(g, row);
+      const bool open = is_open(d, at);
+      ranking.count(open);
+      if (open == a.remask) continue;
+      const double key = unmask_key(a, g, row);
       if (key != key) {
         ++ranking.bad;
-      } else if (key != -kInfinity) {
-        ranking.add(key, place_of(g, row).p, row);
+      } else if (may_rank(a, key)) {
+        ranking.add(key, at.p, row);
       }
     }
-    commit_sequence(
-        d, rule_params(r, d, b), scratch, b, ranking, a.out,
-        [&](int64_t row) { return load_int(a.tokens.data, d.x.dtype, row_offset(g, a.tokens, row)); },
-        [](int64_t) { return 0.0f; });
+    commit_sequence(d, rule_params(r, d, b), scratch, b, ranking, a.out,
+                    [&](int64_t row, const Place& at) { return unmask(a, g, row, at); });
   }
 }
 

@@ -13,9 +13,11 @@ int64_t group_candidates(const Geometry& g, const DecideParams& d, const Scratch
 // An eligible row joins the ranking of its sequence, at scratch.ranked + offset[b].
 struct Ranking {
   Ranked* ranked;
+  int64_t open = 0, filled = 0;  // candidates, by what they hold
   int64_t eligible = 0, bad = 0;
 
   Ranking(const Scratch& scratch, int64_t b) : ranked(scratch.ranked + scratch.offset[b]) {}
+  void count(bool is_open) { ++(is_open ? open : filled); }
   void add(double key, int64_t position, int64_t row) { ranked[eligible++] = {key, position, row}; }
 };
 

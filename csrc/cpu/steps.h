@@ -36,15 +36,18 @@ void draw_candidates(const StepArgs& a, const Resolved& r, bool tilt, const dlm_
       });
 }
 
-// The drawn candidates of a sequence, in no order yet.
-inline Ranking rank_drawn(const Resolved& r, const Scratch& scratch, int64_t b) {
+// The drawn candidates of a sequence, in no order yet: the open ones, if only those are the rule's.
+inline Ranking rank_drawn(const Resolved& r, const DecideParams& d, const Scratch& scratch, int64_t b) {
   Ranking ranking(scratch, b);
   for (int64_t i = scratch.offset[b]; i < scratch.offset[b + 1]; ++i) {
     const int64_t row = scratch.candidate[i];
-    if (scratch.good[row]) {
-      ranking.add(rank_key(r.rule, scratch.key[row], scratch.entropy[row]), place_of(r.geometry, row).p, row);
-    } else {
+    const Place at = place_of(r.geometry, row);
+    const bool open = is_open(d, at);
+    ranking.count(open);
+    if (!scratch.good[row]) {
       ++ranking.bad;
+    } else if (open) {
+      ranking.add(rank_key(r.rule, scratch.key[row], scratch.entropy[row]), at.p, row);
     }
   }
   return ranking;

@@ -17,7 +17,7 @@ void renoise_sequence(const RenoiseArgs& a, const Resolved& r, const Scratch& sc
   const StepArgs& s = a.step;
   const DecideParams& d = s.decide;
   const int64_t support = noise_support(r.vocab, a.mask_id);
-  const Ranking ranking = rank_drawn(r, scratch, b);
+  const Ranking ranking = rank_drawn(r, d, scratch, b);
   RuleParams rule = rule_params(r, d, b);
   rule.quota = max_of<int64_t>(0, rule.quota - num_committed(d, b));
   bool changed = false;

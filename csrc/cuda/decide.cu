@@ -33,14 +33,13 @@ __global__ void __launch_bounds__(kDecideThreads, 1)
       g, rule_params(r, a.decide, b), b, ranked,
       [&](int64_t row, const Place& at) {
         if (!is_candidate(a.decide, at)) return Verdict{kClosed, 0};
-        const double key = load_double(a.confidence.data, a.confidence.dtype, row_offset(g, a.confidence, row));
-        return Verdict{key != key ? kBad : key == -kInfinity ? kPassed : kEligible, key};
+        const bool open = is_open(a.decide, at);
+        if (open == a.remask) return Verdict{kPassed, 0, open};
+        const double key = unmask_key(a, g, row);
+        return Verdict{key != key ? kBad : may_rank(a, key) ? kEligible : kPassed, key, open};
       },
       [](int64_t) { return 0.0; }, [](int64_t) { return 0.0; });
-  commit_ranked(
-      a.decide, b, ranked, rows, a.out,
-      [&](int64_t row) { return load_int(a.tokens.data, a.tokens.dtype, row_offset(g, a.tokens, row)); },
-      [](int64_t) { return 0.0f; });
+  commit_ranked(a.decide, b, ranked, rows, a.out, [&](int64_t row, const Place& at) { return unmask(a, g, row, at); });
 }
 
 }  // namespace

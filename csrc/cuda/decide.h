@@ -9,6 +9,7 @@ namespace dlm::cuda {
 struct Verdict {
   RowState state;
   double key;
+  bool open = true;  // of a candidate: whether its position is
 };
 
 // Bitonic; `size` is a power of two. Generic addresses: shared memory where the rows fit, global where they do not.
@@ -47,7 +48,8 @@ __device__ inline int64_t count_rows(const Geometry& g, int64_t first, int64_t l
 
 // What became of the rows of a sequence.
 struct Standing {
-  int64_t candidates, eligible, bad;
+  int64_t open, filled;  // candidates, by what they held
+  int64_t eligible, bad;
   int64_t accepted;  // so many of `ranked`
 };
 
@@ -56,7 +58,7 @@ struct Standing {
 template <class Judge, class Value, class Entropy>
 __device__ Standing rank_sequence(const Geometry& g, const RuleParams& rule, int64_t b, Ranked* ranked, Judge judge,
                                   Value value, Entropy entropy) {
-  enum { kNumCandidates, kNumEligible, kNumBad, kNumCounts };
+  enum { kNumOpen, kNumFilled, kNumEligible, kNumBad, kNumCounts };
   DLM_SHARED(int, count, [kNumCounts]);
   if (threadIdx.x < kNumCounts) count[threadIdx.x] = 0;
   __syncthreads();
@@ -65,7 +67,7 @@ __device__ Standing rank_sequence(const Geometry& g, const RuleParams& rule, int
     const Place at = place_of(g, row);
     if (at.b != b) continue;
     const Verdict v = judge(row, at);
-    if (v.state != kClosed) atomicAdd(&count[kNumCandidates], 1);
+    if (v.state != kClosed) atomicAdd(&count[v.open ? kNumOpen : kNumFilled], 1);
     if (v.state == kBad) atomicAdd(&count[kNumBad], 1);
     if (v.state == kEligible) ranked[atomicAdd(&count[kNumEligible], 1)] = {v.key, at.p, row};
   }
@@ -90,23 +92,25 @@ __device__ Standing rank_sequence(const Geometry& g, const RuleParams& rule, int
     if (here < static_cast<int>(blockDim.x)) break;
     before += spent.total;
   }
-  return {count[kNumCandidates], n, count[kNumBad], settle(rule, n, min_of(joined, n))};
+  return {count[kNumOpen], count[kNumFilled], n, count[kNumBad], settle(rule, n, min_of(joined, n))};
 }
 
-// Writes the accepted ones. token(row), gain(row).
-template <class Token, class Gain>
+// Writes the accepted ones. write(row, place): whether the position is open then.
+template <class Write>
 __device__ void commit_ranked(const DecideParams& d, int64_t b, const Ranked* ranked, const Standing& rows,
-                              const UnmaskOutputs& out, Token token, Gain gain) {
-  int reopened = 0;
+                              const UnmaskOutputs& out, Write write) {
+  int opened = 0;
   for (int64_t r = threadIdx.x; r < rows.accepted; r += blockDim.x) {
+    const Place at = {b, ranked[r].position};
     const int64_t row = ranked[r].row;
     out.committed[row] = true;
-    reopened += commit(d, Place{b, ranked[r].position}, token(row), gain(row));
+    opened -= is_open(d, at);
+    opened += write(row, at);
   }
-  reopened = block_sum(reopened);
+  opened = block_sum(opened);
   if (threadIdx.x == 0) {
     out.num_committed[b] = rows.accepted;
-    out.num_open[b] = d.has_mask ? rows.candidates - rows.accepted + reopened : 0;
+    out.num_open[b] = d.has_mask ? rows.open + opened : 0;
     out.num_bad[b] = rows.bad;
   }
 }

@@ -2,6 +2,7 @@
 // sequence decides.
 #pragma once
 
+#include "../core/edit.h"
 #include "probabilities.h"
 
 namespace dlm::cuda {
@@ -43,6 +44,7 @@ __device__ inline void store_unread(const RowsJob& job, int64_t row, const Place
     return;
   }
   store_skipped(step.out, x, row, at);
+  store_edited(step.decide, job.resolved.geometry, row, false);
   if (job.op == RowsOp::kRenoise) {
     store_int(job.args.out.argmax, x.dtype, row, best_known(job.args, at));
     job.args.out.entropy[row] = 0;
@@ -57,6 +59,7 @@ __device__ inline void store_drawn_row(const RowsJob& job, int64_t row, const Dr
   const StepArgs& step = job.args.step;
   store_drawn(step.out, step.decide.x, row, drawn);
   step.out.unmask.committed[row] = false;
+  store_edited(step.decide, job.resolved.geometry, row, false);
   job.records.state[row] = kEligible;
   job.records.value[row] = drawn.score.value;
   job.records.key[row] = drawn.score.key;

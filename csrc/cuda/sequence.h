@@ -1,6 +1,7 @@
 // What the block does that finds all rows of a sequence finished.
 #pragma once
 
+#include "../core/edit.h"
 #include "decide.h"
 #include "job.h"
 
@@ -17,7 +18,9 @@ __device__ inline void store_counts(const RowsJob& job, int64_t b, int64_t writt
 // Sequences that packed rows never mention have counts all the same. Rows are few here.
 __device__ inline void count_absent(const RowsJob& job) {
   for (int64_t b = 0; b < job.args.step.decide.x.shape[0]; ++b) {
-    if (count_rows(job.resolved.geometry, b, b + 1) == 0 && threadIdx.x == 0) store_counts(job, b, 0, 0);
+    if (count_rows(job.resolved.geometry, b, b + 1) > 0 || threadIdx.x != 0) continue;
+    store_counts(job, b, 0, 0);
+    finish_edits(job.args.step.decide, b, 0, 0, 0);
   }
 }
 
@@ -25,21 +28,44 @@ __device__ inline Standing rank_records(const RowsJob& job, const RuleParams& ru
   const RowRecords& records = job.records;
   return rank_sequence(
       job.resolved.geometry, rule, b, ranked,
-      [&](int64_t row, const Place&) {
+      [&](int64_t row, const Place& at) {
         const auto state = static_cast<RowState>(records.state[row]);
+        if (!is_open(job.args.step.decide, at)) return Verdict{state == kEligible ? kPassed : state, 0, false};
         return Verdict{state, state == kEligible ? rank_key(rule.rule, records.key[row], records.entropy[row]) : 0.0};
       },
       [&](int64_t row) { return records.value[row]; },
       [&](int64_t row) { return static_cast<double>(records.entropy[row]); });
 }
 
+// Edits the filled rows of a sequence. Returns how many are open again: a model may draw the mask token itself.
+__device__ inline int edit_rows(const RowsJob& job, int64_t b, const Standing& rows) {
+  const Resolved& r = job.resolved;
+  const DecideParams& d = job.args.step.decide;
+  const RowRange range = rows_of(r.geometry, b);
+  const int64_t end = may_edit(d, b, rows.open) ? range.end : range.begin;
+  int edited = 0, reopened = 0;
+  for (int64_t row = range.begin + threadIdx.x; row < end; row += blockDim.x) {
+    const Place at = place_of(r.geometry, row);
+    if (at.b != b || job.records.state[row] != kEligible || is_open(d, at)) continue;
+    const int64_t token = load_int(job.args.step.out.tokens, d.x.dtype, row);
+    if (!is_edit(d, r.conf_dtype, at, token, job.records.value[row])) continue;
+    store_edited(d, r.geometry, row, true);
+    reopened += commit(d, at, token, job.records.gain[row]);
+    ++edited;
+  }
+  edited = block_sum(edited);  // and all have asked whether they may
+  reopened = block_sum(reopened);
+  if (threadIdx.x == 0) finish_edits(d, b, rows.open, rows.filled, edited);
+  return reopened;
+}
+
 __device__ inline void commit_rows(const RowsJob& job, int64_t b, Ranked* ranked) {
   const StepArgs& step = job.args.step;
-  const Standing rows = rank_records(job, rule_params(job.resolved, step.decide, b), b, ranked);
-  commit_ranked(
-      step.decide, b, ranked, rows, step.out.unmask,
-      [&](int64_t row) { return load_int(step.out.tokens, step.decide.x.dtype, row); },
-      [&](int64_t row) { return job.records.gain[row]; });
+  Standing rows = rank_records(job, rule_params(job.resolved, step.decide, b), b, ranked);
+  if (step.decide.edit.on) rows.open += edit_rows(job, b, rows);
+  commit_ranked(step.decide, b, ranked, rows, step.out.unmask, [&](int64_t row, const Place& at) {
+    return commit(step.decide, at, load_int(step.out.tokens, step.decide.x.dtype, row), job.records.gain[row]);
+  });
 }
 
 // How many positions of the sequence are closed for good.

@@ -186,8 +186,9 @@ struct Ops {
 
   static Six denoise_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
                           const Tensor& step, const Tensor& quota, std::optional<int64_t> mask_id,
-                          const std::string& rule, double level, bool strict, int64_t window_start, int64_t window_stop,
-                          const MaybeTensor& frozen, const MaybeTensor& start, const MaybeTensor& rows, int64_t shift,
+                          const std::string& rule, double level, bool strict, std::optional<double> edit,
+                          MaybeTensor edits_left, MaybeTensor edited, MaybeTensor num_edited, int64_t window_start,
+                          int64_t window_stop, const MaybeTensor& frozen, const MaybeTensor& start, const MaybeTensor& rows, int64_t shift,
                           const MaybeTensor& suppress, const MaybeTensor& demote, const MaybeTensor& uncond_logits,
                           double cfg_scale, const MaybeTensor& top_k, const MaybeTensor& top_p,
                           const MaybeTensor& min_p, const std::string& filter_order, bool drop_crossing, bool keep_ties,
@@ -206,6 +207,8 @@ struct Ops {
               Array{},    confidence.c_str(), confidence_from.c_str(), conf_dtype.c_str()};
     a.decide = decide_params(x, window_start, window_stop, frozen, trace, trace_steps, step);
     mask_only(&a.decide, mask_id);
+    a.decide.edit = {edit.has_value(), edit.value_or(0), written(edits_left), written(edited), written(num_edited)};
+    if (a.decide.edit.on) a.decide.writes = kMask | kToken;
     a.decide.quota = view(quota);
     a.decide.rule = rule.c_str();
     a.decide.level = level;
@@ -220,14 +223,19 @@ struct Ops {
 
   using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
+  static Four run_unmask(const Tensor& x, const std::vector<int64_t>& shape, UnmaskArgs& a) {
+    const auto batch = leading_shape(x, 1);
+    Tensor written = make_like(x, shape, ScalarType::Bool), num_written = make_like(x, batch, ScalarType::Long),
+           num_open = make_like(x, batch, ScalarType::Long), num_bad = make_like(x, batch, ScalarType::Long);
+    a.out = {data<bool>(written), data<int64_t>(num_written), data<int64_t>(num_open), data<int64_t>(num_bad)};
+    run(x, {product(shape), 0, product(batch), 0}, a);
+    return {written, num_written, num_open, num_bad};
+  }
+
   static Four topk_unmask(Tensor x, const Tensor& tokens, const Tensor& confidence, const Tensor& quota,
                           std::optional<int64_t> mask_id, int64_t window_start, int64_t window_stop,
                           const MaybeTensor& frozen, const MaybeTensor& start, const MaybeTensor& rows,
                           const MaybeTensor& step, MaybeTensor trace, MaybeTensor trace_steps) {
-    const auto shape = leading_shape(tokens, tokens.dim());
-    const auto batch = leading_shape(x, 1);
-    Tensor committed = make_like(x, shape, ScalarType::Bool), num_committed = make_like(x, batch, ScalarType::Long),
-           num_open = make_like(x, batch, ScalarType::Long), num_bad = make_like(x, batch, ScalarType::Long);
     UnmaskArgs a;
     a.tokens = view(tokens);
     a.confidence = view(confidence);
@@ -235,9 +243,22 @@ struct Ops {
     a.decide = decide_params(x, window_start, window_stop, frozen, trace, trace_steps, step);
     mask_only(&a.decide, mask_id);
     a.decide.quota = view(quota);
-    a.out = {data<bool>(committed), data<int64_t>(num_committed), data<int64_t>(num_open), data<int64_t>(num_bad)};
-    run(x, {product(shape), 0, product(batch), 0}, a);
-    return {committed, num_committed, num_open, num_bad};
+    return run_unmask(x, leading_shape(tokens, tokens.dim()), a);
+  }
+
+  static Four remask(Tensor x, const Tensor& confidence, const Tensor& quota, int64_t mask_id, double below,
+                     int64_t window_start, int64_t window_stop, const MaybeTensor& frozen, const MaybeTensor& start,
+                     const MaybeTensor& rows, const MaybeTensor& step, MaybeTensor trace, MaybeTensor trace_steps) {
+    UnmaskArgs a;
+    a.remask = true;
+    a.below = below;
+    a.confidence = view(confidence);
+    a.place = {view(start), view(rows), 0, 0};
+    a.decide = decide_params(x, window_start, window_stop, frozen, trace, trace_steps, step);
+    mask_only(&a.decide, mask_id);
+    a.decide.writes = kMask | kToken;  // the open ones are counted
+    a.decide.quota = view(quota);
+    return run_unmask(x, leading_shape(confidence, confidence.dim()), a);
   }
 
   using Seven = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -348,6 +369,7 @@ void implement(Library& m) {
   m.impl("draw_tokens", TORCH_BOX(&Ops<Device>::draw_tokens));
   m.impl("denoise_step_", TORCH_BOX(&Ops<Device>::denoise_step));
   m.impl("topk_unmask_", TORCH_BOX(&Ops<Device>::topk_unmask));
+  m.impl("remask_", TORCH_BOX(&Ops<Device>::remask));
   m.impl("renoise_step_", TORCH_BOX(&Ops<Device>::renoise_step));
   m.impl("transition_step_", TORCH_BOX(&Ops<Device>::transition_step));
   m.impl("q_sample", TORCH_BOX(&Ops<Device>::q_sample));
