@@ -418,7 +418,9 @@ def remask_(
     if check:
         places = rows_on(x, confidence, start, rows)
         suspect = confidence.isnan() & (token_at(x, places) != mask)
-        writing.check(out[3], "confidence", "must not be NaN at a filled position", suspect, x, None, window, frozen, start, rows)
+        writing.check(
+            out[3], "confidence", "must not be NaN at a filled position", suspect, x, None, window, frozen, start, rows
+        )
     if writing.keeps_history:
         remasked = out[0]
         writing.note(steps, start, rows, remasked, torch.full_like(remasked, -1, dtype=torch.int64))

@@ -26,4 +26,4 @@ def spend_(edits_left, x, rows, filled, opened):
     """One step less for the sequences that had positions to edit and none to fill."""
     if edits_left is not None:
         only_edits = (count(x, rows, opened) == 0) & (count(x, rows, filled) > 0)
-        edits_left -= only_edits & (edits_left > 0)
+        edits_left -= (only_edits & (edits_left > 0)).long()

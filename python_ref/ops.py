@@ -249,7 +249,9 @@ def remask_(
     bad = filled & torch.isnan(confidence)
     eligible = filled & ~bad & (confidence.double() < below)
     key = on_canvas(x, places, eligible, -confidence.double())
-    chosen = eligible & under(first(quota.expand(x.shape[0]), key, on_canvas(x, places, eligible, eligible)), places, False)
+    chosen = eligible & under(
+        first(quota.expand(x.shape[0]), key, on_canvas(x, places, eligible, eligible)), places, False
+    )
     _write_mask_(x, places, chosen, mask_id, Trace(trace, trace_steps, step))
     still_open = candidate & holds(token_at(x, places), mask_id)
     return chosen, *(count(x, places, flags) for flags in (chosen, still_open, bad))
@@ -257,7 +259,16 @@ def remask_(
 
 def _write_mask_(x, places, flags, mask_id, trace):
     tokens, none = torch.full_like(flags, mask_id, dtype=x.dtype), torch.full_like(flags, -1, dtype=torch.int64)
-    write_(x, places, flags, tokens, trace, by_noise=flags, committed=none, gain=torch.zeros_like(flags, dtype=torch.float32))
+    write_(
+        x,
+        places,
+        flags,
+        tokens,
+        trace,
+        by_noise=flags,
+        committed=none,
+        gain=torch.zeros_like(flags, dtype=torch.float32),
+    )
 
 
 def _commit_(x, tokens, places, flags, mask_id, trace, gain):

@@ -14,7 +14,18 @@ import torch
 
 from dlm_kernels import _load, _ops
 
-WRITTEN = {"committed", "argmax", "unchanged", "done", "probs", "edits_left", "edited", "num_edited", "trace", "trace_steps"}
+WRITTEN = {
+    "committed",
+    "argmax",
+    "unchanged",
+    "done",
+    "probs",
+    "edits_left",
+    "edited",
+    "num_edited",
+    "trace",
+    "trace_steps",
+}
 SIMT_KINDS = {"simt": "plain", "simt_race": "race", "simt_asan": "asan", "simt_coverage": "coverage"}
 
 

@@ -106,7 +106,9 @@ def test_editing_step(backend, case, edit, limited):
     check_editing(editing_call(case, edit, limited), case.conf_dtype)
 
 
-@pytest.mark.parametrize("shape", [dict(batch=2, length=600, width=590), dict(batch=40, length=3, width=3, packed=True)])
+@pytest.mark.parametrize(
+    "shape", [dict(batch=2, length=600, width=590), dict(batch=40, length=3, width=3, packed=True)]
+)
 def test_many_rows(backend, shape):
     """More than finish beside the sweep."""
     case = StepCase(seed=5, vocab=9, quota=3, temperature="mixed", bad_share=0.05, open_share=0.3, **shape)
@@ -120,9 +122,7 @@ def test_a_drawn_mask_reopens(backend):
     x, zero = torch.tensor([[1, 5, 2]]), torch.zeros(1, dtype=torch.int64)
     edited, count, left = torch.zeros(1, 3, dtype=torch.bool), zero.clone(), torch.tensor([1])
     outputs = dict(edited=edited, num_edited=count, edits_left=left)
-    out = ops.denoise_step_(
-        x, logits, torch.zeros(1), zero, zero, zero, mask_id=5, rule="topk", edit=0.5, **outputs
-    )
+    out = ops.denoise_step_(x, logits, torch.zeros(1), zero, zero, zero, mask_id=5, rule="topk", edit=0.5, **outputs)
     assert x.tolist() == [[5, 5, 5]] and edited.tolist() == [[True, False, True]]
     assert (out[3].item(), out[4].item(), count.item(), left.item()) == (0, 3, 2, 1)
 
@@ -155,7 +155,11 @@ def test_block_refinement(seed):
     g = torch.Generator().manual_seed(seed)
     logits = make_logits(g, "normal", (3, 16, 40))
     x = torch.randint(0, 40, (3, 16), generator=g)
-    x = torch.where(torch.rand(3, 16, generator=g) < 0.4, 40, torch.where(torch.rand(3, 16, generator=g) < 0.3, logits.argmax(-1), x))
+    x = torch.where(
+        torch.rand(3, 16, generator=g) < 0.4,
+        40,
+        torch.where(torch.rand(3, 16, generator=g) < 0.3, logits.argmax(-1), x),
+    )
     prompt = (torch.arange(16) < 3).expand(3, 16) & (x != 40)
     new, transfer, editing = block_refinement_step(logits, x, 40, 0.6, 0.4, 2, prompt)
     out = dlm.denoise_step(x, logits, mask_id=40, rule=dlm.Threshold(0.6, at_least=2), edit=0.4, frozen=prompt)

@@ -50,7 +50,16 @@ def samples():
 
         trace = a_trace(torch.Generator().manual_seed(2), x, case.vocab)
         yield pytest.param(ops.denoise_step_, (x, *args), {**kwargs, **trace}, id=f"denoise_step_-{name}-traced")
+        editing = dict(
+            edit=0.1, edited=torch.zeros_like(given, dtype=torch.bool), num_edited=torch.ones(x.shape[0]).long()
+        )
+        editing["edits_left"] = torch.ones(x.shape[0], dtype=torch.int64)
+        yield pytest.param(ops.denoise_step_, (x, *args), {**kwargs, **editing}, id=f"denoise_step_-{name}-editing")
+        lowest = {**where, "below": 0.5}
+        yield pytest.param(ops.remask_, (x, confidence, quota), lowest, id=f"remask_-{name}")
         where = {**where, **trace, "step": step}
+        lowest = {**where, "below": 0.5}
+        yield pytest.param(ops.remask_, (x, confidence, quota), lowest, id=f"remask_-{name}-traced")
         yield pytest.param(ops.topk_unmask_, (x, tokens, confidence, quota), where, id=f"topk_unmask_-{name}-traced")
         drawing = {**drawing, "confidence": "gain", "given": given}
         yield pytest.param(ops.draw_tokens, args[:4], drawing, id=f"draw_tokens-{name}-gain")
@@ -98,6 +107,9 @@ def generate(x, logits, temperature, seed, step):
     draws = dlm.draw_tokens(logits, temperature=temperature, seed=seed, step=step, confidence="margin")
     stats = dlm.row_stats(logits, temperature=0.7, given=draws.tokens)
     more = dlm.topk_unmask_(x, draws.tokens, draws.key, 1, mask_id=99)
+    dlm.remask_(x, draws.key, 1, mask_id=99, window=(0, 4))
+    edits = dlm.denoise_step_(x, logits, mask_id=99, rule=dlm.TopK(1), edit=0.1, edits_left=seed * 0 + 1)
+    more = more._replace(committed=more.committed | edits.edited)
     return out.tokens + 1, out.confidence * 2, out.num_open, draws.logprob, stats.p_given, more.committed, x + 0
 
 

@@ -77,7 +77,7 @@ def full_call(op):
     filters = dict(top_k=i64(2), top_p=schedule(1), min_p=schedule(1))
     extra = {**of_logits, **filters, "frozen": flags, "start": i64(0), **tracing()}
     if op == "denoise_step_":
-        extra["demote"] = i64(1)
+        extra.update(demote=i64(1), edit=0.5, edits_left=i64(1, 2), edited=flags[:, :W].clone(), num_edited=i64(0, 0))
     if op == "renoise_step_":
         extra.update(state(), committed=flags.clone(), probs=torch.zeros(B, W, V).bfloat16())
     return {**call_of(op), **extra}
@@ -90,7 +90,7 @@ def test_devices(op):
         if argument == "x" or not isinstance(value, torch.Tensor):
             continue
         arguments = {**full_call(op), argument: meta(value)}
-        like_logits = argument in ("suppress", "demote", "uncond_logits", "uniform") and op != "q_sample"
+        like_logits = argument in ("suppress", "demote", "uncond_logits", "uniform", "edited") and op != "q_sample"
         before = arguments["x"].clone()
         with pytest.raises(
             ValueError, match=f"^{argument}: must be on cpu as {'logits' if like_logits else 'x'}, got meta$"

@@ -5,8 +5,9 @@ import math
 import torch
 
 B, W, L, V, R = 2, 4, 8, 10, 5
-OPS = ("row_stats", "draw_tokens", "denoise_step_", "topk_unmask_", "renoise_step_", "transition_step_", "q_sample")
-PACKED = ("draw_tokens", "denoise_step_", "topk_unmask_", "renoise_step_", "transition_step_")
+STEPS = ("denoise_step_", "topk_unmask_", "remask_", "renoise_step_", "transition_step_")
+OPS = ("row_stats", "draw_tokens", *STEPS, "q_sample")
+PACKED = ("draw_tokens", *STEPS)
 
 
 def i64(*values):
@@ -30,6 +31,10 @@ def tracing(**changes):
     }
 
 
+def editing(**changes):
+    return dict(edit=0.5) | changes
+
+
 def call_of(op, packed=False):
     """A legal call as one dict of arguments; tests spoil one of them."""
     x = torch.full((B, L), -1)
@@ -49,6 +54,8 @@ def call_of(op, packed=False):
     if op == "q_sample":
         return dict(x=x, rates=schedule(1, 2), seed=i64(0), step=torch.tensor(0), vocab_size=V)
     tokens = torch.zeros(R, dtype=torch.int64) if packed else torch.zeros(B, W, dtype=torch.int64)
+    if op == "remask_":
+        return dict(x=x + 1, confidence=torch.zeros(tokens.shape), quota=i64(1), mask_id=-1, below=1.0, **rows)
     return dict(x=x, tokens=tokens, confidence=torch.zeros(tokens.shape), quota=i64(1), mask_id=-1, **rows)
 
 
@@ -285,6 +292,55 @@ CASES = [
         "confidence_from: must be raw, sampled or tempered, got logits",
     ),
     ("draw_tokens", 0, dict(conf_dtype="float16"), E, "conf_dtype: must be float32, bfloat16 or float64, got float16"),
+    # editing
+    ("denoise_step_", 0, dict(edit=1.5), E, "edit: must be in [0, 1], got 1.5"),
+    ("denoise_step_", 1, dict(edit=math.nan), E, "edit: must be in [0, 1], got nan"),
+    ("denoise_step_", 0, dict(edit=0.5, mask_id=None), E, "mask_id: must be given with edit, got none"),
+    ("denoise_step_", 0, dict(edits_left=i64(1, 2)), E, "edits_left: must be given with edit, got without"),
+    ("denoise_step_", 0, editing(edits_left=i64(1)), E, "edits_left: shape must be [2], got [1]"),
+    ("denoise_step_", 0, editing(edits_left=torch.ones(B)), T, "edits_left: dtype must be int64, got float32"),
+    (
+        "denoise_step_",
+        0,
+        editing(edits_left=i64(1).expand(B)),
+        E,
+        "edits_left: must not overlap itself (stride 0), got strides [0]",
+    ),
+    ("denoise_step_", 1, editing(edited=torch.zeros(B, W).bool()), E, "edited: shape must be [5], got [2, 4]"),
+    ("denoise_step_", 0, editing(edited=torch.zeros(B, W)), T, "edited: dtype must be bool, got float32"),
+    (
+        "denoise_step_",
+        0,
+        editing(edited=torch.zeros(B, 1).bool().expand(B, W)),
+        E,
+        "edited: must not overlap itself (stride 0), got strides [1, 0]",
+    ),
+    ("denoise_step_", 0, dict(edited=torch.zeros(B, W).bool()), E, "edited: must be given with edit, got without"),
+    ("denoise_step_", 0, editing(num_edited=i64(0)), E, "num_edited: shape must be [2], got [1]"),
+    ("denoise_step_", 0, dict(num_edited=i64(0, 0)), E, "num_edited: must be given with edit, got without"),
+    # remask_'s own
+    ("remask_", 0, dict(confidence=torch.zeros(R)), E, "confidence: must be 2-dimensional, [B, W], got [5]"),
+    ("remask_", 1, dict(confidence=torch.zeros(B, W)), E, "confidence: must be 1-dimensional, [R], got [2, 4]"),
+    ("remask_", 0, dict(confidence=torch.zeros(3, W)), E, "confidence: dimension 0 must be 2 as in x, got 3"),
+    (
+        "remask_",
+        0,
+        dict(confidence=i64(0)),
+        T,
+        "confidence: dtype must be float32, float64, float16 or bfloat16, got int64",
+    ),
+    ("remask_", 0, dict(quota=i64(-1)), E, "quota: must be >= 0, got -1"),
+    ("remask_", 0, dict(below=math.nan), E, "below: must not be NaN, got nan"),
+    (
+        "remask_",
+        0,
+        dict(x=torch.zeros(B, L, dtype=torch.int32), mask_id=-(2**31) - 1),
+        E,
+        "mask_id: must fit in int32 as x, got -2147483649",
+    ),
+    ("remask_", 0, dict(start=i64(9)), E, "start: must be in [0, 4] (L - W), got 9"),
+    ("remask_", 1, dict(rows=i64(0, -1, -1, 0, 7)), E, "rows: must not hold a position twice, got 0"),
+    ("remask_", 0, tracing(), E, "step: must be given with trace, got none"),
     # topk_unmask_'s own
     ("topk_unmask_", 0, dict(tokens=torch.zeros(B, W).int()), T, "tokens: dtype must be int64, got int32"),
     ("topk_unmask_", 0, dict(tokens=i64(1, 2)), E, "tokens: must be 2-dimensional, [B, W], got [2]"),

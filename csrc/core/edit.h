@@ -8,7 +8,8 @@ namespace dlm {
 
 // Whether a sequence that has so many open positions may edit in this step.
 DLM_HD bool may_edit(const DecideParams& d, int64_t b, int64_t open) {
-  return open > 0 || !given(d.edit.left) || static_cast<const int64_t*>(d.edit.left.data)[b * d.edit.left.stride[0]] > 0;
+  return open > 0 || !given(d.edit.left) ||
+         static_cast<const int64_t*>(d.edit.left.data)[b * d.edit.left.stride[0]] > 0;
 }
 
 // Whether a filled position takes its draw; `value` is the confidence of that, of `conf_dtype`.

@@ -6,7 +6,7 @@
 
 namespace dlm {
 
-constexpr int32_t kMaxDims = 4;  // ops take up to 3; one more is for the error that prints it: kernels carry thirty Arrays
+constexpr int32_t kMaxDims = 5;  // ops take up to 3; the rest is for the error that prints them
 
 // A strided view. All strides are in elements. ndim < 0: the argument was not given.
 struct Array {
@@ -71,9 +71,9 @@ struct TraceParams {
 // Token editing, besides a rule. edit.h
 struct EditParams {
   bool on = false;
-  double level = 0;   // confidence that an edit must exceed
-  Array left;         // [B] int64: steps in which a sequence without masks may still edit; not given: no limit
-  Array edited;       // rows' shape bool, and [B] int64: outputs, each may be missing
+  double level = 0;  // confidence that an edit must exceed
+  Array left;        // [B] int64: steps in which a sequence without masks may still edit; not given: no limit
+  Array edited;      // rows' shape bool, and [B] int64: outputs, each may be missing
   Array num_edited;
 };
 

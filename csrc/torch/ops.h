@@ -188,10 +188,11 @@ struct Ops {
                           const Tensor& step, const Tensor& quota, std::optional<int64_t> mask_id,
                           const std::string& rule, double level, bool strict, std::optional<double> edit,
                           MaybeTensor edits_left, MaybeTensor edited, MaybeTensor num_edited, int64_t window_start,
-                          int64_t window_stop, const MaybeTensor& frozen, const MaybeTensor& start, const MaybeTensor& rows, int64_t shift,
-                          const MaybeTensor& suppress, const MaybeTensor& demote, const MaybeTensor& uncond_logits,
-                          double cfg_scale, const MaybeTensor& top_k, const MaybeTensor& top_p,
-                          const MaybeTensor& min_p, const std::string& filter_order, bool drop_crossing, bool keep_ties,
+                          int64_t window_stop, const MaybeTensor& frozen, const MaybeTensor& start,
+                          const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress,
+                          const MaybeTensor& demote, const MaybeTensor& uncond_logits, double cfg_scale,
+                          const MaybeTensor& top_k, const MaybeTensor& top_p, const MaybeTensor& min_p,
+                          const std::string& filter_order, bool drop_crossing, bool keep_ties,
                           const MaybeTensor& uniform, const std::string& confidence, const std::string& confidence_from,
                           const std::string& conf_dtype, MaybeTensor trace, MaybeTensor trace_steps) {
     const auto shape = leading_shape(logits, logits.dim() - 1);
