@@ -33,7 +33,8 @@ SCHEMAS = {
     f"Tensor? given=None, {_SCORE}) -> "
     "(Tensor tokens, Tensor confidence, Tensor key, Tensor logprob, Tensor entropy, Tensor bad)",
     "denoise_step_": "(Tensor(a!) x, Tensor logits, Tensor temperature, Tensor seed, Tensor step, Tensor quota, *, "
-    f"int? mask_id=None, str rule, float level=0.0, bool strict=True, {_EDIT}, {_WINDOW}, {_PLACE}, {_DRAW}, {_SCORE}, {_TRACE}) -> "
+    f"int? mask_id=None, str rule, float level=0.0, bool strict=True, {_EDIT}, {_WINDOW}, {_PLACE}, {_DRAW}, {_SCORE}, "
+    f"{_TRACE}) -> "
     "(Tensor tokens, Tensor confidence, Tensor committed, Tensor num_committed, Tensor num_open, Tensor num_bad)",
     "topk_unmask_": "(Tensor(a!) x, Tensor tokens, Tensor confidence, Tensor quota, *, int? mask_id=None, "
     f"{_WINDOW}, {_PLACE}, Tensor? step=None, {_TRACE}) -> "

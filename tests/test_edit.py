@@ -115,6 +115,25 @@ def test_many_rows(backend, shape):
     check_editing(editing_call(case, 0.2, True), case.conf_dtype)
 
 
+@pytest.mark.parametrize(
+    "p, edit, conf_dtype, edits",
+    [
+        (0.5, 0.5, "float32", False),
+        (0.5, 0.4999, "float32", True),
+        (0.9, 0.9, "bfloat16", False),  # both are 0.8984375
+        (0.9005, 0.9, "bfloat16", False),
+        (0.9005, 0.9, "float64", True),
+        (1.0, 1.0, "float32", False),
+    ],
+)
+def test_strictly_above_as_the_confidence_is_held(backend, p, edit, conf_dtype, edits):
+    logits = torch.tensor([[[math.log(p), math.log1p(-p) if p < 1 else -math.inf]]])
+    x, zero = torch.tensor([[1]]), torch.zeros(1, dtype=torch.int64)
+    rule = dict(mask_id=5, rule="topk", conf_dtype=conf_dtype)
+    ops.denoise_step_(x, logits, torch.zeros(1), zero, zero, zero, **rule, edit=edit)
+    assert x.item() == (0 if edits else 1)
+
+
 def test_a_drawn_mask_reopens(backend):
     """A model may predict the mask where a token is: that is written too, and the position is open again."""
     logits = torch.zeros(1, 3, 6)
