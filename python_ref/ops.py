@@ -237,7 +237,7 @@ def remask_(
     trace=None,
     trace_steps=None,
 ):
-    """Return in place the ``quota`` filled positions of lowest ``confidence`` per sequence to ``mask_id``, if that is under ``below``.
+    """The ``quota`` filled positions of lowest ``confidence`` per sequence, if that is under ``below``, hold ``mask_id`` again.
 
     Confidence +inf keeps a position as it is; NaN does too and is counted. Returns (remasked bool row-shaped, num_remasked,
     num_open, num_bad int64 [B]).
