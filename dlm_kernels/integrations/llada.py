@@ -34,6 +34,7 @@ import torch
 
 from .. import TopK, denoise_step_, request_seeds, row_stats, topk_unmask_
 from ..arguments import integer, number, require, require_type, tensor
+from ..quotas import even
 from ..seeds import fresh_seeds
 
 __all__ = ["add_gumbel_noise", "generate", "get_num_transfer_tokens"]
@@ -62,9 +63,7 @@ def get_num_transfer_tokens(mask_index, steps):
     ``mask_index`` bool [B, L]. Raises ValueError if it has other dimensions or ``steps`` < 1.
     """
     require(mask_index.dim() == 2, "mask_index", "must have 2 dimensions [B, L]", list(mask_index.shape))
-    steps = _at_least_one("steps", steps)
-    masked = mask_index.sum(dim=1, keepdim=True)
-    return masked // steps + (torch.arange(steps, device=mask_index.device) < masked % steps)
+    return even(mask_index.sum(dim=1), steps)
 
 
 @torch.no_grad()
@@ -317,8 +316,7 @@ def _plan(steps, gen_length, block_length):
     )
     blocks = gen_length // block_length
     require(steps % blocks == 0, "steps", f"must be a multiple of the number of blocks ({blocks})", steps)
-    masks = torch.ones(1, block_length, dtype=torch.bool)
-    return blocks, get_num_transfer_tokens(masks, steps // blocks)[0].tolist()
+    return blocks, even(block_length, steps // blocks)
 
 
 def _check_inputs(prompt, attention_mask, seed):
