@@ -33,6 +33,8 @@ _HOMES = {
     "Threshold": "rules",
     "Factor": "rules",
     "EntropyBudget": "rules",
+    "EntropyThreshold": "rules",
+    "SegmentMax": "rules",
     "RowStats": "results",
     "Draw": "results",
     "StepResult": "results",
@@ -42,7 +44,7 @@ _HOMES = {
     "TransitionResult": "results",
     "RenoiseResult": "results",
 }
-_MODULES = ("array", "bench", "demo", "integrations", "reference", "schedules", "transitions")
+_MODULES = ("array", "bench", "demo", "integrations", "quotas", "reference", "schedules", "transitions")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]
 

@@ -22,6 +22,7 @@ _FILTER = (
 _LAW = f"Tensor? uncond_logits=None, float cfg_scale=0.0, {_FILTER}"
 _SCORE = 'str confidence="prob", str confidence_from="raw", str conf_dtype="float32"'
 _DRAW = f"int shift=0, Tensor? suppress=None, Tensor? demote=None, {_LAW}, Tensor? uniform=None"
+_RULE = "str rule, float level=0.0, float low=0.0, bool strict=True"
 _WINDOW = "int window_start=0, int window_stop=-1, Tensor? frozen=None"
 _EDIT = "float? edit=None, Tensor(b!)? edits_left=None, Tensor(c!)? edited=None, Tensor(d!)? num_edited=None"
 _TRACE = "Tensor(t!)? trace=None, Tensor(u!)? trace_steps=None"
@@ -33,7 +34,7 @@ SCHEMAS = {
     f"Tensor? given=None, {_SCORE}) -> "
     "(Tensor tokens, Tensor confidence, Tensor key, Tensor logprob, Tensor entropy, Tensor bad)",
     "denoise_step_": "(Tensor(a!) x, Tensor logits, Tensor temperature, Tensor seed, Tensor step, Tensor quota, *, "
-    f"int? mask_id=None, str rule, float level=0.0, bool strict=True, {_EDIT}, {_WINDOW}, {_PLACE}, {_DRAW}, {_SCORE}, "
+    f"int? mask_id=None, {_RULE}, {_EDIT}, {_WINDOW}, {_PLACE}, {_DRAW}, {_SCORE}, "
     f"{_TRACE}) -> "
     "(Tensor tokens, Tensor confidence, Tensor committed, Tensor num_committed, Tensor num_open, Tensor num_bad)",
     "topk_unmask_": "(Tensor(a!) x, Tensor tokens, Tensor confidence, Tensor quota, *, int? mask_id=None, "
@@ -42,7 +43,7 @@ SCHEMAS = {
     "remask_": f"(Tensor(a!) x, Tensor confidence, Tensor quota, *, int mask_id, float below, {_WINDOW}, {_PLACE}, "
     f"Tensor? step=None, {_TRACE}) -> (Tensor remasked, Tensor num_remasked, Tensor num_open, Tensor num_bad)",
     "renoise_step_": "(Tensor(a!) x, Tensor logits, Tensor temperature, Tensor seed, Tensor step, Tensor quota, *, "
-    "int mask_id=-1, str rule, float level=0.0, bool strict=True, Tensor(b!)? committed=None, "
+    f"int mask_id=-1, {_RULE}, Tensor(b!)? committed=None, "
     "Tensor(c!)? argmax=None, Tensor(d!)? unchanged=None, Tensor(e!)? done=None, Tensor(f!)? probs=None, "
     f"int stability=1, float confident=0.0, {_WINDOW}, {_PLACE}, int shift=0, Tensor? suppress=None, {_LAW}, "
     f"float softcap=0.0, Tensor? uniform=None, {_SCORE}, {_TRACE}) -> (Tensor tokens, Tensor best, Tensor entropy, "

@@ -122,9 +122,7 @@ def renoise_step_(
     x, logits = tensor("x", x), tensor("logits", logits)
     require(number("entropy_bound", entropy_bound) >= 0, "entropy_bound", "must be >= 0", entropy_bound)
     rule = EntropyBudget(entropy_bound) if rule is None else rule
-    require_type(
-        isinstance(rule, Rule), "rule", "must be TopK, Threshold, Factor or EntropyBudget", type(rule).__name__
-    )
+    require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
     require(mask_id is None or integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
     require(softcap is None or number("softcap", softcap) > 0, "softcap", "must be > 0", softcap)
     state = RenoiseState.start(x) if state is None else state
@@ -147,6 +145,7 @@ def renoise_step_(
         mask_id=-1 if mask_id is None else int(mask_id),
         rule=rule.name,
         level=rule.level,
+        low=rule.low,
         strict=rule.strict,
         probs=optional("probs", probs),
         stability=integer("stability_threshold", stability_threshold),

@@ -186,7 +186,8 @@ def denoise_step_(
         mask_id: the token of an open position; may lie outside the vocabulary. None: every position is open, whatever it holds.
             That makes the selecting steps of the uniform family: with ``confidence="gain"`` Sumi's and GIDD's adaptive step, with
             "change" GIDD's self-correction, and TopK(L) at temperature 0 is the greedy overwrite.
-        rule: TopK(k), Threshold(tau, at_least, strict), Factor(f) or EntropyBudget(bound).
+        rule: TopK(k), Threshold(tau, at_least, strict, within), Factor(f), EntropyThreshold(bound, at_least),
+            EntropyBudget(bound, order) or SegmentMax(tau, low).
         edit: token editing (LLaDA2.1's T2T; BlockRefinementScheduler's and JointThreshold's editing threshold), a number in
             [0, 1]. Filled positions that are not frozen are read too, and take their draw where that is another token and its
             confidence exceeds ``edit``, beside the rule and its quota. Prompts must be frozen, or outside the window. None: off.
@@ -228,9 +229,7 @@ def denoise_step_(
         TypeError, ValueError: naming the argument, the rule and the value; x is untouched.
     """
     x, logits = tensor("x", x), tensor("logits", logits)
-    require_type(
-        isinstance(rule, Rule), "rule", "must be TopK, Threshold, Factor or EntropyBudget", type(rule).__name__
-    )
+    require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
     device, mask = logits.device, _mask(mask_id)
     if not _needs_noise(temperature, confidence) and seed is None:
         seed = 0
@@ -248,6 +247,7 @@ def denoise_step_(
         mask_id=mask,
         rule=rule.name,
         level=rule.level,
+        low=rule.low,
         strict=rule.strict,
         edit=None if edit is None else number("edit", edit),
         frozen=optional("frozen", frozen),

@@ -8,23 +8,38 @@ import torch
 
 from .confidence import round_to
 
-RULES = ("topk", "threshold", "factor", "entropy_budget")
+RULES = (
+    "topk",
+    "threshold",
+    "factor",
+    "entropy_budget",
+    "entropy_threshold",
+    "entropy_budget_by_confidence",
+    "segment_max",
+)
 
 
-def decide(rule, eligible, value, key, entropy, *, quota, level=0.0, strict=True, conf_dtype="float32"):
+def decide(rule, eligible, value, key, entropy, *, quota, level=0.0, low=0.0, strict=True, conf_dtype="float32"):
     """Apply the named rule.
 
     ``eligible`` bool [B, L]; ``value``, ``key``, ``entropy`` float64 [B, L], read where eligible; ``quota`` int64 [B]:
-    k of topk, at_least of threshold; ``level``: tau of threshold, f of factor, bound of entropy_budget.
+    k of topk, at_least of the thresholds; ``level``: tau of threshold and segment_max, f of factor, bound of the others;
+    ``low``: within of threshold, low of segment_max.
     """
     if rule == "topk":
         return first(quota, key, eligible)
     if rule == "threshold":
-        return threshold(level, strict, quota, value, key, eligible, conf_dtype)
+        return threshold(level, low, strict, quota, value, key, eligible, conf_dtype)
     if rule == "factor":
         return factor(level, value, key, eligible, conf_dtype)
     if rule == "entropy_budget":
-        return entropy_budget(level, entropy, eligible)
+        return entropy_budget(level, entropy, -entropy, eligible)
+    if rule == "entropy_threshold":
+        return at_least(quota, entropy < level if strict else entropy <= level, -entropy, eligible)
+    if rule == "entropy_budget_by_confidence":
+        return entropy_budget(level, entropy, key, eligible)
+    if rule == "segment_max":
+        return segment_max(level, low, value, key, eligible, conf_dtype)
     raise ValueError(f"rule: must be one of {', '.join(RULES)}, got {rule}")
 
 
@@ -49,12 +64,32 @@ def first(count, key, eligible):
     return _unrank(_ranks(order) <= count[:, None], order, eligible)
 
 
-def threshold(tau, strict, at_least, value, key, eligible, conf_dtype):
-    """All values above tau (rounded like the values), or the first ``at_least`` if those are fewer."""
-    tau = round_to(torch.full((), tau, dtype=torch.float64, device=value.device), conf_dtype)
-    high = eligible & (value > tau if strict else value >= tau)
-    enough = high.sum(-1) >= at_least
-    return torch.where(enough[:, None], high, first(at_least, key, eligible))
+def at_least(count, high, key, eligible):
+    """Those that are ``high`` (bool [B, L]), or the first ``count`` if those are fewer."""
+    high = eligible & high
+    enough = high.sum(-1) >= count
+    return torch.where(enough[:, None], high, first(count, key, eligible))
+
+
+def threshold(tau, within, strict, quota, value, key, eligible, conf_dtype):
+    """All values above tau (rounded like the values), or the first ``quota`` if those are fewer.
+
+    ``within`` > 0 lowers tau to at most so much below the best value. Source: dInfer, whose 1e-5 a torch op in the dtype of
+    the values takes off.
+    """
+    tau = _level(tau, value, conf_dtype)
+    if within > 0:
+        best = torch.nn.functional.pad(value.masked_fill(~eligible, -torch.inf), (0, 1), value=-torch.inf).amax(
+            -1, True
+        )
+        scalar = _level(within, value, "float64" if conf_dtype == "float64" else "float32")
+        tau = torch.minimum(tau, round_to(best - scalar, conf_dtype))
+    return at_least(quota, value > tau if strict else value >= tau, key, eligible)
+
+
+def _level(level, value, conf_dtype):
+    """A Python scalar as a tensor of that dtype compares with it."""
+    return round_to(torch.full((), level, dtype=torch.float64, device=value.device), conf_dtype)
 
 
 def factor(f, value, key, eligible, conf_dtype):
@@ -68,9 +103,29 @@ def factor(f, value, key, eligible, conf_dtype):
     return _unrank(passes.cumprod(-1).bool(), order, eligible)
 
 
-def entropy_budget(bound, entropy, eligible):
-    """From the lowest entropy up, as long as the entropies before the position sum to at most ``bound``."""
-    order = ranking(-entropy, eligible)
-    spent = entropy.masked_fill(~eligible, 0.0).gather(-1, order).cumsum(-1)
-    before = torch.nn.functional.pad(spent, (1, 0))[:, :-1]
-    return _unrank(before <= bound, order, eligible)
+def entropy_budget(bound, entropy, key, eligible):
+    """The longest prefix of the ranking by ``key`` whose entropies without the largest sum to at most ``bound``.
+
+    Source: the EB-sampler (arXiv 2505.24857), whose error proxy the key is.
+    """
+    order = ranking(key, eligible)
+    ranked = entropy.masked_fill(~eligible, 0.0).gather(-1, order)
+    before = lambda running: torch.nn.functional.pad(running, (1, 0))[:, :-1]
+    spent = before(ranked.cumsum(-1))
+    largest = before(ranked.cummax(-1).values)
+    joins = torch.where(ranked >= largest, spent, spent + ranked - largest) <= bound
+    return _unrank(joins.cumprod(-1).bool(), order, eligible)
+
+
+def segment_max(tau, low, value, key, eligible, conf_dtype):
+    """Of every run of neighbouring eligible positions those that hold its largest value, if above ``low``; also all above
+    tau; and the first of the ranking. Source: dInfer's HierarchyDecoder.
+    """
+    begins = eligible & ~torch.nn.functional.pad(eligible, (1, 0))[:, :-1]
+    run = begins.cumsum(-1)  # 1, 2, ...; positions between runs are never asked
+    value = value.masked_fill(~eligible, -torch.inf)
+    peaks = torch.full_like(torch.nn.functional.pad(value, (1, 0)), -torch.inf)
+    peaks = peaks.scatter_reduce(-1, run, value, "amax")
+    peak = value == peaks.gather(-1, run)
+    chosen = (value > _level(tau, value, conf_dtype)) | (peak & (value > _level(low, value, conf_dtype)))
+    return eligible & (chosen | first(run.new_ones(len(run)), key, eligible))

@@ -115,6 +115,7 @@ def denoise_step_(
     mask_id=None,
     rule,
     level=0.0,
+    low=0.0,
     strict=True,
     edit=None,
     edits_left=None,
@@ -171,6 +172,7 @@ def denoise_step_(
         *scores,
         quota=quota.expand(x.shape[0]),
         level=level,
+        low=low,
         strict=strict,
         conf_dtype=conf_dtype,
     )

@@ -24,6 +24,7 @@ def renoise_step_(
     mask_id=-1,
     rule,
     level=0.0,
+    low=0.0,
     strict=True,
     committed=None,
     argmax=None,
@@ -92,7 +93,7 @@ def renoise_step_(
     if committed is not None:
         quota = (quota - committed.sum(-1)).clamp(min=0)
     scores = (on_canvas(x, places, good, of) for of in (good, drawn.value, drawn.key.double(), drawn.entropy.double()))
-    chosen = decide(rule, *scores, quota=quota, level=level, strict=strict, conf_dtype=conf_dtype)
+    chosen = decide(rule, *scores, quota=quota, level=level, low=low, strict=strict, conf_dtype=conf_dtype)
     accepted = good & under(chosen, places, False)
 
     noise = torch.zeros_like(drawn.tokens)

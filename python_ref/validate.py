@@ -164,10 +164,11 @@ def _quota(quota, x):
     _require_values("quota", quota, quota >= 0, "must be >= 0")
 
 
-def _rule(rule, level):
+def _rule(rule, level, low):
     _require_name("rule", rule, RULES)
-    if rule == "threshold":
-        _require(0 <= level <= 1, "level", "must be in [0, 1] for threshold", format(level, "g"))
+    if rule in ("threshold", "segment_max"):
+        for argument, value in (("level", level), ("low", low)):
+            _require(0 <= value <= 1, argument, f"must be in [0, 1] for {rule}", format(value, "g"))
     elif rule != "topk":
         _require(level >= 0, "level", f"must be >= 0 for {rule}", format(level, "g"))
 
@@ -475,7 +476,7 @@ def denoise_step(**arguments):
     a = SimpleNamespace(**arguments)
     _sampler(a)
     _quota(a.quota, a.x)
-    _rule(a.rule, a.level)
+    _rule(a.rule, a.level, a.low)
     _editing(a)
     _places(a, a.logits)
     _shift(a.shift, a.rows is not None)
@@ -526,7 +527,7 @@ def renoise_step(**arguments):
     _sampler(a)
     _quota(a.quota, a.x)
     _noise_prior(a.mask_id, a.logits.shape[-1], a.x)
-    _rule(a.rule, a.level)
+    _rule(a.rule, a.level, a.low)
     _state("committed", a.committed, "bool", a.x.shape, a.x)
     _state("argmax", a.argmax, _dtype(a.x), a.x.shape, a.x)
     _state("unchanged", a.unchanged, "int64", a.x.shape[:1], a.x)

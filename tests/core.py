@@ -9,7 +9,15 @@ import numpy as np
 HERE = Path(__file__).parent
 CORE = HERE.parent / "csrc" / "core"
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "float64": 3}  # DType in dtype.h
-RULES = ("topk", "threshold", "factor", "entropy_budget")  # Rule in decide.h
+RULES = (  # Rule in decide.h
+    "topk",
+    "threshold",
+    "factor",
+    "entropy_budget",
+    "entropy_threshold",
+    "entropy_budget_by_confidence",
+    "segment_max",
+)
 CONFIDENCES = ("prob", "margin", "neg_entropy", "random", "gain", "change")  # Confidence in confidence.h
 
 
@@ -212,7 +220,9 @@ class Core:
             ctypes.c_double(uniform), ctypes.c_int64(support), ctypes.c_int64(mask_id)
         )
 
-    def decide(self, rule, value, key, entropy, *, quota=0, level=0.0, strict=True, conf_dtype="float32"):
+    def decide(
+        self, rule, position, value, key, entropy, *, quota=0, level=0.0, low=0.0, strict=True, conf_dtype="float32"
+    ):
         value, key, entropy = _array(value, np.float64), _array(key, np.float32), _array(entropy, np.float32)
         chosen = np.zeros(value.size, np.uint8)
         self._library.shim_decide(
@@ -220,8 +230,10 @@ class Core:
             DTYPES[conf_dtype],
             int(strict),
             ctypes.c_double(level),
+            ctypes.c_double(low),
             ctypes.c_int64(quota),
             ctypes.c_int64(value.size),
+            _at(_array(position, np.int64)),
             _at(value),
             _at(key),
             _at(entropy),

@@ -83,20 +83,33 @@ int64_t shim_pick_chunk(const float* max, const double* draw_mass, int64_t n, do
   return pick.chunk;
 }
 
-// One sequence of n eligible positions, in canvas order: writes which of them the rule accepts.
-void shim_decide(int32_t rule, int32_t conf_dtype, int32_t strict, double level, int64_t quota, int64_t n,
-                 const double* value, const float* key, const float* entropy, uint8_t* chosen) {
+// One sequence of n eligible positions: writes which of them the rule accepts.
+void shim_decide(int32_t rule, int32_t conf_dtype, int32_t strict, double level, double low, int64_t quota, int64_t n,
+                 const int64_t* position, const double* value, const float* key, const float* entropy,
+                 uint8_t* chosen) {
   std::vector<Ranked> order;
   for (int64_t i = 0; i < n; ++i) {
-    order.push_back({rank_key(rule, key[i], entropy[i]), i, i});
+    order.push_back({rank_key(rule, key[i], entropy[i]), position[i], i});
     chosen[i] = 0;
   }
   std::sort(order.begin(), order.end(), ranks_before);
-  const auto at = [&](int64_t r) { return order[r].row; };
   RuleParams p;
-  p.rule = rule, p.conf_dtype = conf_dtype, p.strict = strict != 0, p.level = level, p.quota = quota;
-  const int64_t count = accept(
-      p, n, [&](int64_t r) { return value[at(r)]; }, [&](int64_t r) { return static_cast<double>(entropy[at(r)]); });
+  p.rule = rule, p.conf_dtype = conf_dtype, p.strict = strict != 0, p.level = level, p.low = low, p.quota = quota;
+  const auto at = [&](int64_t r) { return order[r].row; };
+  int64_t count = 0;
+  if (sees_neighbours(rule)) {
+    const int64_t best = n > 0 ? at(0) : -1;
+    std::sort(order.begin(), order.end(), stands_before);
+    for (int64_t i = 0; i < n; ++i) {
+      if (begins_run(order.data(), i)) {
+        count += choose_in_run(p, order.data(), i, n, best, [&](int64_t row) { return value[row]; });
+      }
+    }
+    std::sort(order.begin(), order.end(), ranks_before);
+  } else {
+    count = accept(
+        p, n, [&](int64_t r) { return value[at(r)]; }, [&](int64_t r) { return static_cast<double>(entropy[at(r)]); });
+  }
   for (int64_t r = 0; r < count; ++r) chosen[at(r)] = 1;
 }
 

@@ -286,6 +286,7 @@ def decided(x, places, good, draws, quota, kwargs):
             on_canvas(draws[4]),
             quota=quota,
             level=kwargs["level"],
+            low=kwargs["low"],
             strict=kwargs["strict"],
             conf_dtype=kwargs["conf_dtype"],
         )

@@ -88,6 +88,7 @@ class StepCase:
     quota: int = 2
     strict: bool = True
     level: float = 0.5
+    low: float = 0.0
     confidence: str = "prob"
     confidence_from: str = "raw"
     conf_dtype: str = "float32"
@@ -134,9 +135,8 @@ class StepCase:
         if self.window:
             window_start = integers(0, length + 1, (1,)).item()
             window_stop = integers(window_start, length + 1, (1,)).item()
-        level = {"threshold": self.level, "factor": 2 * self.level, "entropy_budget": 8 * self.level}.get(
-            self.rule, 0.0
-        )
+        scale = {"topk": 0.0, "threshold": 1.0, "segment_max": 1.0, "factor": 2.0, "entropy_threshold": 4.0}
+        level = scale.get(self.rule, 8.0) * self.level
         args = (
             logits(),
             choices[integers(0, len(choices), (per,))],
@@ -148,6 +148,7 @@ class StepCase:
             mask_id=None if self.all_open else mask_id,
             rule=self.rule,
             level=level,
+            low=self.low,
             strict=self.strict,
             window_start=window_start,
             window_stop=window_stop,
@@ -206,6 +207,7 @@ def step_cases(draw, **fixed):
         rule=draw(st.sampled_from(RULES)),
         quota=draw(st.integers(0, 10)),
         level=draw(st.sampled_from([0.0, 0.01, 0.3, 0.5, 0.9, 1.0])),
+        low=draw(st.sampled_from([0.0, 0.0, 1e-5, 0.1, 0.4])),
         confidence=draw(st.sampled_from(CONFIDENCES)),
         confidence_from=draw(st.sampled_from(["raw", "sampled"])),
         conf_dtype=draw(st.sampled_from(["float32", "bfloat16", "float64"])),

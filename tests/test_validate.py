@@ -180,7 +180,7 @@ def step(**changes):
     [
         (dict(x=[[1, 2]]), T, "x: must be a torch.Tensor, got list"),
         (dict(logits=None), T, "logits: must be a torch.Tensor, got NoneType"),
-        (dict(rule="topk"), T, "rule: must be TopK, Threshold, Factor or EntropyBudget, got str"),
+        (dict(rule="topk"), T, "rule: must be a rule, such as TopK(k), got str"),
         (dict(temperature=-1.0), E, "temperature: must be finite and >= 0, got -1"),
         (dict(temperature=math.nan), E, "temperature: must be finite and >= 0, got nan"),
         (dict(temperature="hot"), T, "temperature: must be a number, got str"),

@@ -3,7 +3,9 @@
 import math
 
 import torch
+from dlm_kernels.reference.decide import RULES
 
+RULE_NAMES = f"{', '.join(RULES[:-1])} or {RULES[-1]}"
 B, W, L, V, R = 2, 4, 8, 10, 5
 STEPS = ("denoise_step_", "topk_unmask_", "remask_", "renoise_step_", "transition_step_")
 OPS = ("row_stats", "draw_tokens", *STEPS, "q_sample")
@@ -178,10 +180,26 @@ CASES = [
     ("denoise_step_", 0, dict(quota=i64(3, -2)), E, "quota: must be >= 0, got -2"),
     ("topk_unmask_", 0, dict(quota=i64(-1)), E, "quota: must be >= 0, got -1"),
     # rule
-    ("denoise_step_", 0, dict(rule="top_k"), E, "rule: must be topk, threshold, factor or entropy_budget, got top_k"),
+    ("denoise_step_", 0, dict(rule="top_k"), E, f"rule: must be {RULE_NAMES}, got top_k"),
     ("denoise_step_", 0, dict(rule="threshold", level=1.5), E, "level: must be in [0, 1] for threshold, got 1.5"),
     ("denoise_step_", 0, dict(rule="threshold", level=-0.1), E, "level: must be in [0, 1] for threshold, got -0.1"),
     ("denoise_step_", 0, dict(rule="threshold", level=math.nan), E, "level: must be in [0, 1] for threshold, got nan"),
+    (
+        "denoise_step_",
+        0,
+        dict(rule="threshold", level=0.5, low=-1e-5),
+        E,
+        "low: must be in [0, 1] for threshold, got -1e-05",
+    ),
+    ("denoise_step_", 0, dict(rule="segment_max", level=2.0), E, "level: must be in [0, 1] for segment_max, got 2"),
+    ("denoise_step_", 0, dict(rule="segment_max", low=math.nan), E, "low: must be in [0, 1] for segment_max, got nan"),
+    (
+        "denoise_step_",
+        0,
+        dict(rule="entropy_threshold", level=-0.5),
+        E,
+        "level: must be >= 0 for entropy_threshold, got -0.5",
+    ),
     ("denoise_step_", 0, dict(rule="factor", level=-1.0), E, "level: must be >= 0 for factor, got -1"),
     (
         "denoise_step_",
@@ -522,7 +540,7 @@ CASES = [
     ("renoise_step_", 0, dict(softcap=math.inf), E, "softcap: must be 0 (none) or in [1e-6, 1e6], got inf"),
     ("renoise_step_", 0, dict(uniform=schedule(B, W)), E, "uniform: shape must be [2, 4, 2], got [2, 4]"),
     ("renoise_step_", 1, dict(uniform=schedule(R, 2) + 1), E, "uniform: must be in [0, 1), got 1"),
-    ("renoise_step_", 0, dict(rule="best"), E, "rule: must be topk, threshold, factor or entropy_budget, got best"),
+    ("renoise_step_", 0, dict(rule="best"), E, f"rule: must be {RULE_NAMES}, got best"),
     ("renoise_step_", 0, dict(quota=i64(-1)), E, "quota: must be >= 0, got -1"),
     # transition_step_'s own
     (

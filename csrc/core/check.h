@@ -194,9 +194,15 @@ inline void quota(const Array& q, const Array& x) {
 }
 
 inline int32_t rule(const DecideParams& d) {
-  const int32_t r = name("rule", d.rule, {rule_name(0), rule_name(1), rule_name(2), rule_name(3)});
-  if (r == kThreshold) {
-    require(d.level >= 0 && d.level <= 1, "level", "must be in [0, 1] for threshold", number(d.level));
+  Names names;
+  for (int32_t kind = 0; kind < kNumRules; ++kind) names.push_back(rule_name(kind));
+  const int32_t r = name("rule", d.rule, names);
+  const auto in_unit = [&](const char* argument, double v) {
+    require(v >= 0 && v <= 1, argument, std::string("must be in [0, 1] for ") + rule_name(r), number(v));
+  };
+  if (r == kThreshold || r == kSegmentMax) {
+    in_unit("level", d.level);
+    in_unit("low", d.low);
   } else if (r != kTopK) {
     require(d.level >= 0, "level", std::string("must be >= 0 for ") + rule_name(r), number(d.level));
   }

@@ -95,7 +95,7 @@ struct DecideParams {
   int64_t window_start = 0;
   int64_t window_stop = -1;  // -1: L
   const char* rule = "topk";
-  double level = 0;
+  double level = 0, low = 0;  // decide.h: what they are depends on the rule
   bool strict = true;
 };
 

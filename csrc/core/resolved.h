@@ -26,6 +26,7 @@ DLM_HD RuleParams rule_params(const Resolved& r, const DecideParams& d, int64_t 
   p.conf_dtype = r.conf_dtype;
   p.strict = d.strict;
   p.level = d.level;
+  p.low = d.low;
   p.quota = int_at(d.quota, b);
   return p;
 }

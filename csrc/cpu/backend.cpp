@@ -94,7 +94,7 @@ void draw_tokens(const DrawArgs& a, const Resolved& r, const dlm_executor* execu
 
 void denoise_step(const StepArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch) {
   const DecideParams& d = a.decide;
-  draw_candidates(a, r, r.rule == kEntropyBudget, executor, scratch,
+  draw_candidates(a, r, needs_entropy(r.rule), executor, scratch,
                   [&](int64_t row, const Place& at, const RowJob& job, const RowStats& stats, const DrawnRow& drawn) {
                     scratch.gain[row] = trace_gain(d.trace, job.source, r.vocab, job.law, stats, at, drawn.token);
                   });

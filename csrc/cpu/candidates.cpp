@@ -37,12 +37,27 @@ void rank(Ranked* ranked, int64_t n, int64_t count) {
   }
 }
 
+// Of all n positions, ranked; what is accepted comes first again.
+int64_t accept_among_neighbours(const RuleParams& rule, Ranked* ranked, int64_t n, const Scratch& scratch) {
+  if (n == 0) return 0;
+  const int64_t best = ranked[0].row;
+  int64_t chosen = 0;
+  std::sort(ranked, ranked + n, stands_before);
+  for (int64_t i = 0; i < n; ++i) {
+    if (!begins_run(ranked, i)) continue;
+    chosen += choose_in_run(rule, ranked, i, n, best, [&](int64_t row) { return scratch.value[row]; });
+  }
+  rank(ranked, n, n);
+  return chosen;
+}
+
 }  // namespace
 
 int64_t accept_ranked(const RuleParams& rule, const Ranking& ranking, const Scratch& scratch) {
   const int64_t n = ranking.eligible;
   Ranked* const ranked = ranking.ranked;
   rank(ranked, n, rule.rule == kTopK ? min_of(rule.quota, n) : n);
+  if (sees_neighbours(rule.rule)) return accept_among_neighbours(rule, ranked, n, scratch);
   return accept(
       rule, n, [&](int64_t i) { return scratch.value[ranked[i].row]; },
       [&](int64_t i) { return scratch.entropy[ranked[i].row]; });

@@ -121,7 +121,7 @@ void draw_tokens(const DrawArgs& a, const Resolved& r, void* scratch, void* stre
 void denoise_step(const StepArgs& a, const Resolved& r, void* scratch, void* stream) {
   const Scratch cut = cut_scratch(scratch, r.geometry.num_rows, r.vocab);
   RowsJob job = rows_job(RowsOp::kStep, a.sweep, r, cut);
-  job.tilt = r.confidence == kNegEntropy || r.rule == kEntropyBudget;
+  job.tilt = r.confidence == kNegEntropy || needs_entropy(r.rule);
   job.args.step = a;
   run_step(&job, cut, stream);
 }

@@ -56,25 +56,35 @@ __device__ inline float block_sum(float v) {
   return block_reduce(v, [](float a, float b) { return a + b; });
 }
 
-// Running sums in thread order: of the threads before this one, through this one, and of all.
+struct Plus {
+  __device__ double operator()(double a, double b) const { return a + b; }
+};
+struct Larger {
+  __device__ double operator()(double a, double b) const { return max_of(a, b); }
+};
+
+// Running sums (or maxima) of numbers >= 0 in thread order: of the threads before this one, through this one, and of
+// all.
 struct Scan {
   double before, through, total;
 };
 
-__device__ inline double warp_scan(double v) {
+template <class Join = Plus>
+__device__ double warp_scan(double v, Join join = {}) {
   const unsigned lane = threadIdx.x % kWarp;
 #pragma unroll
   for (unsigned lanes = 1; lanes < kWarp; lanes *= 2) {
     const double below = __shfl_up_sync(kAllLanes, v, lanes);
-    if (lane >= lanes) v += below;
+    if (lane >= lanes) v = join(v, below);
   }
   return v;
 }
 
-__device__ inline Scan block_scan(double v) {
+template <class Join = Plus>
+__device__ Scan block_scan(double v, Join join = {}) {
   DLM_SHARED(double, total, [kWarp]);
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const double in_warp = warp_scan(v);
+  const double in_warp = warp_scan(v, join);
   const double below = __shfl_up_sync(kAllLanes, in_warp, 1);
   if (lane == kWarp - 1) total[warp] = in_warp;
   __syncthreads();
@@ -83,10 +93,10 @@ __device__ inline Scan block_scan(double v) {
   out.total = 0;
   for (unsigned w = 0; w < blockDim.x / kWarp; ++w) {
     if (w == warp) start = out.total;
-    out.total += total[w];
+    out.total = join(out.total, total[w]);
   }
-  out.before = lane == 0 ? start : start + below;
-  out.through = start + in_warp;
+  out.before = lane == 0 ? start : join(start, below);
+  out.through = join(start, in_warp);
   __syncthreads();  // `total` is free for the next call
   return out;
 }

@@ -13,13 +13,14 @@ struct Verdict {
 };
 
 // Bitonic; `size` is a power of two. Generic addresses: shared memory where the rows fit, global where they do not.
-__device__ inline void block_sort(Ranked* ranked, int64_t size) {
+template <class Before>
+__device__ void block_sort(Ranked* ranked, int64_t size, Before before) {
   for (int64_t run = 2; run <= size; run *= 2) {
     for (int64_t gap = run / 2; gap > 0; gap /= 2) {
       for (int64_t i = threadIdx.x; i < size / 2; i += blockDim.x) {
         const int64_t low = (i & ~(gap - 1)) * 2 | (i & (gap - 1)), high = low | gap;
         const Ranked a = ranked[low], b = ranked[high];
-        if (ranks_before(b, a) == ((low & run) == 0)) ranked[low] = b, ranked[high] = a;
+        if (before(b, a) == ((low & run) == 0)) ranked[low] = b, ranked[high] = a;
       }
       __syncthreads();
     }
@@ -53,6 +54,48 @@ struct Standing {
   int64_t accepted;  // so many of `ranked`
 };
 
+// How many of the n ranked rows the rule accepts, position by position.
+template <class Value, class Entropy>
+__device__ int64_t accept_ranked(const RuleParams& rule, const Ranked* ranked, int64_t n, Value value,
+                                 Entropy entropy) {
+  if (rule.rule == kTopK) return first_of(rule, n);
+  const double best = n > 0 ? value(ranked[0].row) : 0;
+  int64_t joined = 0;
+  double spent = 0, largest = 0;
+  for (int64_t first = 0; first < n; first += blockDim.x) {
+    const int64_t r = first + threadIdx.x;
+    const bool real = r < n;
+    const int64_t row = real ? ranked[r].row : -1;
+    Turn turn = {r, real ? value(row) : 0, real && needs_entropy(rule.rule) ? entropy(row) : 0, best, spent, largest};
+    const Scan sum = block_scan(turn.entropy), top = block_scan(turn.entropy, Larger{});
+    turn.spent += sum.before;
+    turn.largest = max_of(largest, top.before);
+    const bool joins_here = real && joins(rule, turn);
+    const int here = block_min(joins_here ? static_cast<int>(blockDim.x) : static_cast<int>(threadIdx.x));
+    joined = first + here;
+    if (here < static_cast<int>(blockDim.x)) break;
+    spent += sum.total;
+    largest = max_of(largest, top.total);
+  }
+  return settle(rule, n, min_of(joined, n));
+}
+
+// The same for a rule that looks at neighbours, which sorts again: a thread decides a run.
+template <class Value>
+__device__ int64_t accept_among_neighbours(const RuleParams& rule, Ranked* ranked, int64_t n, int64_t size,
+                                           Value value) {
+  const int64_t best = n > 0 ? ranked[0].row : -1;
+  __syncthreads();
+  block_sort(ranked, size, stands_before);
+  int chosen = 0;
+  for (int64_t r = threadIdx.x; r < n; r += blockDim.x) {
+    if (begins_run(ranked, r)) chosen += static_cast<int>(choose_in_run(rule, ranked, r, n, best, value));
+  }
+  chosen = block_sum(chosen);
+  block_sort(ranked, size, ranks_before);
+  return chosen;
+}
+
 // Sorts the eligible rows of sequence b into `ranked`, which has room for the next power of two of its rows, and asks
 // the rule. judge(row, place) -> Verdict; value(row) and entropy(row) of eligible rows.
 template <class Judge, class Value, class Entropy>
@@ -77,22 +120,10 @@ __device__ Standing rank_sequence(const Geometry& g, const RuleParams& rule, int
   while (size < n) size *= 2;
   for (int64_t i = n + threadIdx.x; i < size; i += blockDim.x) ranked[i] = {-kInfinity, INT64_MAX, -1};
   __syncthreads();
-  block_sort(ranked, size);
-
-  int64_t joined = 0;
-  double before = 0;
-  for (int64_t first = 0; first < n; first += blockDim.x) {
-    const int64_t r = first + threadIdx.x;
-    const bool real = r < n;
-    const int64_t row = real ? ranked[r].row : -1;
-    const Scan spent = block_scan(real && rule.rule == kEntropyBudget ? entropy(row) : 0.0);
-    const bool joins_here = real && joins(rule, r, value(row), before + spent.before);
-    const int here = block_min(joins_here ? static_cast<int>(blockDim.x) : static_cast<int>(threadIdx.x));
-    joined = first + here;
-    if (here < static_cast<int>(blockDim.x)) break;
-    before += spent.total;
-  }
-  return {count[kNumOpen], count[kNumFilled], n, count[kNumBad], settle(rule, n, min_of(joined, n))};
+  block_sort(ranked, size, ranks_before);
+  const int64_t accepted = sees_neighbours(rule.rule) ? accept_among_neighbours(rule, ranked, n, size, value)
+                                                      : accept_ranked(rule, ranked, n, value, entropy);
+  return {count[kNumOpen], count[kNumFilled], n, count[kNumBad], accepted};
 }
 
 // Writes the accepted ones. write(row, place): whether the position is open then.

@@ -186,7 +186,7 @@ struct Ops {
 
   static Six denoise_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
                           const Tensor& step, const Tensor& quota, std::optional<int64_t> mask_id,
-                          const std::string& rule, double level, bool strict, std::optional<double> edit,
+                          const std::string& rule, double level, double low, bool strict, std::optional<double> edit,
                           MaybeTensor edits_left, MaybeTensor edited, MaybeTensor num_edited, int64_t window_start,
                           int64_t window_stop, const MaybeTensor& frozen, const MaybeTensor& start,
                           const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress,
@@ -213,6 +213,7 @@ struct Ops {
     a.decide.quota = view(quota);
     a.decide.rule = rule.c_str();
     a.decide.level = level;
+    a.decide.low = low;
     a.decide.strict = strict;
     a.out.tokens = tokens.mutable_data_ptr();
     a.out.confidence = data<float>(score);
@@ -266,9 +267,9 @@ struct Ops {
 
   static Seven renoise_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
                             const Tensor& step, const Tensor& quota, int64_t mask_id, const std::string& rule,
-                            double level, bool strict, MaybeTensor committed, MaybeTensor argmax, MaybeTensor unchanged,
-                            MaybeTensor done, MaybeTensor probs, int64_t stability, double confident,
-                            int64_t window_start, int64_t window_stop, const MaybeTensor& frozen,
+                            double level, double low, bool strict, MaybeTensor committed, MaybeTensor argmax,
+                            MaybeTensor unchanged, MaybeTensor done, MaybeTensor probs, int64_t stability,
+                            double confident, int64_t window_start, int64_t window_stop, const MaybeTensor& frozen,
                             const MaybeTensor& start, const MaybeTensor& rows, int64_t shift,
                             const MaybeTensor& suppress, const MaybeTensor& uncond_logits, double cfg_scale,
                             const MaybeTensor& top_k, const MaybeTensor& top_p, const MaybeTensor& min_p,
@@ -294,6 +295,7 @@ struct Ops {
     a.step.decide.quota = view(quota);
     a.step.decide.rule = rule.c_str();
     a.step.decide.level = level;
+    a.step.decide.low = low;
     a.step.decide.strict = strict;
     a.step.out.tokens = tokens.mutable_data_ptr();
     a.step.out.confidence = data<float>(score);
