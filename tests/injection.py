@@ -7,13 +7,16 @@ from unittest import mock
 import torch
 from dlm_kernels.reference.philox import STREAM_DRAW, draw_uniform, rank_uniform
 
-from dlm_kernels import calling
-
 
 def invert(law, uniform):
     """The first token whose cumulative mass exceeds uniform x total, [...]; ``law`` [..., V] need not be normalised."""
     cdf = law.double().cumsum(dim=-1)
     return torch.searchsorted(cdf, (uniform * cdf[..., -1])[..., None], right=True)[..., 0]
+
+
+def uniforms(seeds, length, step=0, stream=STREAM_DRAW):
+    """float64 [B, length] for the positions of sequences with these ``seeds`` [B]."""
+    return draw_uniform(seeds[:, None], torch.arange(length)[None], torch.tensor(step), stream)
 
 
 class Numbers:
@@ -28,14 +31,10 @@ class Numbers:
 
     def uniforms(self, batch, length, stream=STREAM_DRAW):
         """float64 [batch, length]; of the first draw of the next call."""
-        return self._keyed(draw_uniform, batch, length, stream)
+        return uniforms(self.seeds(batch), length, stream=stream)
 
     def ranks(self, batch, length):
-        return self._keyed(rank_uniform, batch, length)
-
-    def _keyed(self, uniform, batch, length, *stream):
-        seeds = self.seeds(batch)[:, None]
-        return uniform(seeds, torch.arange(length)[None], torch.zeros((), dtype=torch.int64), *stream)
+        return rank_uniform(self.seeds(batch)[:, None], torch.arange(length)[None], torch.tensor(0))
 
     # ---- what a client draws with
 
@@ -44,7 +43,7 @@ class Numbers:
         if temperature == 0:
             return logits
         law = (logits.double() / temperature).softmax(dim=-1)
-        return torch.nn.functional.one_hot(invert(law, self.uniforms(*logits.shape[:2])), logits.shape[-1])
+        return torch.nn.functional.one_hot(invert(law, self.uniforms(*logits.shape[:2])), logits.shape[-1]).float()
 
     def multinomial(self, probs, num_samples=1, replacement=False):
         """In place of torch.multinomial over rows [n, V] of one sequence."""
@@ -52,7 +51,7 @@ class Numbers:
 
 
 @contextlib.contextmanager
-def ours():
+def ours(where="dlm_kernels.calling"):
     """The ops draw with the seeds of a fresh ``Numbers``."""
-    with mock.patch.object(calling, "fresh_seeds", Numbers().seeds):
+    with mock.patch(f"{where}.fresh_seeds", Numbers().seeds):
         yield

@@ -1,4 +1,4 @@
-"""The Fast-dLLM drop-in and its seams, against the semantics of two releases told anew in toy_fast_dllm.py."""
+"""The Fast-dLLM drop-in and its seams, against the semantics of two releases told anew in bench/fast_dllm_client.py."""
 
 import inspect
 from types import SimpleNamespace
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import injection
 import pytest
 import torch
-import toy_fast_dllm as toy
+from dlm_kernels.bench import fast_dllm_client as toy
 from llada_toys import Toy, assert_fits
 
 import dlm_kernels as dlm
@@ -47,6 +47,16 @@ def test_greedy_selection(release, threshold, dtype):
         got = fast_dllm.get_transfer_index(*arguments[:5], count, threshold)
         equal(got, toy.get_transfer_index(*arguments), mask_index)
         assert torch.equal(x, before)
+
+
+def test_a_confidence_equal_to_the_threshold_is_taken(release):
+    """Where there is one token, p is exactly 1 in any arithmetic."""
+    logits = torch.full((1, 4, 8), -torch.inf)
+    logits[..., 2] = 1.0
+    arguments = (logits, 0.0, "low_confidence", torch.ones(1, 4).bool(), torch.full((1, 4), MASK), None)
+    for threshold, count in ((1.0, 4), (1.0 + 1e-9, 1)):
+        for select in (toy.get_transfer_index, fast_dllm.get_transfer_index):
+            assert select(*arguments, threshold)[1].sum() == count
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.4, 1.0, 1.5, 3])
@@ -114,7 +124,7 @@ LOOPS = {
 
 
 @pytest.mark.parametrize("options", LOOPS.values(), ids=LOOPS)
-@pytest.mark.parametrize("loop", ["generate", "generate_with_prefix_cache"])
+@pytest.mark.parametrize("loop", ["generate", "generate_with_prefix_cache", "generate_with_dual_cache"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_accelerated_loops_give_the_same_tokens(release, loop, options, dtype):
     model = Toy(vocab=VOCAB, dtype=dtype, scale=4.0)

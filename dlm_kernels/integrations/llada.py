@@ -3,6 +3,8 @@
     - from generate import generate
     + from dlm_kernels.integrations.llada import generate
 
+or ``dlm.accelerate(generate)`` of the imported module, which means ``compat=True`` below.
+
 At temperature 0 with fp32 logits every step writes the tokens that the original semantics write, up to exact
 ties. At temperature > 0 tokens follow the same law, from keyed noise. Apart from speed, this differs:
 
@@ -29,6 +31,7 @@ Not brought back: the random stream, the unspecified order of ties in ``torch.to
 
 import inspect
 import math
+import types
 
 import torch
 
@@ -36,6 +39,7 @@ from .. import TopK, denoise_step_, request_seeds, row_stats, topk_unmask_
 from ..arguments import integer, number, require, require_type, tensor
 from ..quotas import even
 from ..seeds import fresh_seeds
+from .seams import Unsupported, function_seam, has_parameters
 
 __all__ = ["add_gumbel_noise", "generate", "get_num_transfer_tokens"]
 
@@ -362,3 +366,44 @@ def _at_least_one(argument, value):
 
 def _dtype(x):
     return str(x.dtype).removeprefix("torch.")
+
+
+# ---- accelerate ----------------------------------------------------------------------------------------------------
+
+
+class _GenerateModule:
+    name = "LLaDA generate module"
+
+    def matches(self, obj):
+        return (
+            isinstance(obj, types.ModuleType)
+            and hasattr(obj, "get_num_transfer_tokens")
+            and has_parameters(getattr(obj, "generate", None), "model", "prompt", "cfg_scale", "remasking")
+        )
+
+    def seams(self, obj):
+        signature, ours = inspect.signature(obj.generate), inspect.signature(generate).parameters
+        for name, theirs in signature.parameters.items():  # in an order that has changed between releases
+            if name not in ours or theirs.default != ours[name].default:
+                raise Unsupported(f"generate has a parameter {theirs} that is not known")
+        fast = lambda *args, **kwargs: _generate_or_refuse(**signature.bind(*args, **kwargs).arguments)
+        yield function_seam(obj, "generate", fast, "draws, ranks and fills, at every step")
+
+
+def _generate_or_refuse(model, prompt, **options):
+    """``generate`` as the original does it, which fills NaN rows and ranks on probabilities of fp16."""
+    if getattr(model, "dtype", None) == torch.float16:
+        raise Unsupported("a model of float16 is not covered")
+    bad = torch.zeros((), dtype=torch.int64, device=prompt.device)
+
+    def count(step, x, result):
+        nonlocal bad
+        bad = bad + result.num_bad.sum().to(bad.device)
+
+    x = generate(model, prompt, **options, compat=True, on_step=count)
+    if bad > 0:
+        raise Unsupported("logits hold NaN, +inf or nothing finite in a row that is read")
+    return x
+
+
+ADAPTERS = (_GenerateModule(),)

@@ -1,4 +1,5 @@
-"""A module shaped like Fast-dLLM's llada/generate.py: its names and what they mean, told anew and at a toy's size."""
+"""A module shaped like Fast-dLLM's llada/generate.py: its names and what they mean, told anew. Ties, which the original leaves to
+``torch.topk``, go to the lowest position."""
 
 import torch
 
@@ -64,62 +65,52 @@ def get_transfer_index_dynamic(logits, temperature, remasking, mask_index, x, nu
     return x0, transfer_index
 
 
-get_transfer_index = get_transfer_index_of_june_2025
+get_transfer_index = get_transfer_index_of_2026
 RELEASES = {"2025-06": get_transfer_index_of_june_2025, "2026-01": get_transfer_index_of_2026}
 
 
-def decoded(model, prompt, steps, gen_length, block_length, temperature, remasking, mask_id, threshold, factor, cached):
-    """Block after block; ``cached``: from the second step of a block on, only what follows the block's start is looked at."""
+@torch.no_grad()
+def decoded(
+    looks_at,
+    model,
+    prompt,
+    steps=128,
+    gen_length=128,
+    block_length=128,
+    temperature=0.0,
+    remasking="low_confidence",
+    mask_id=126336,
+    threshold=None,
+    factor=None,
+):
+    """Block after block. From its second step on a block sees what ``looks_at(begin, end)`` says; there a cache has the rest."""
     x = torch.cat([prompt, torch.full((len(prompt), gen_length), mask_id)], dim=1)
     calls = 0
     for begin in range(prompt.shape[1], x.shape[1], block_length):
-        block = x[:, begin : begin + block_length]
-        quotas = get_num_transfer_tokens(block == mask_id, steps * block_length // gen_length)
-        i, first = 0, 0
-        while (block == mask_id).any():
-            view = x[:, first:]
+        end = begin + block_length
+        quotas = get_num_transfer_tokens(x[:, begin:end] == mask_id, steps * block_length // gen_length)
+        i, seen = 0, slice(0, None)
+        while (x[:, begin:end] == mask_id).any():
+            view = x[:, seen]
             mask_index = view == mask_id
-            mask_index[:, begin + block_length - first :] = False
-            logits = model(x).logits[:, first:]
-            arguments = (logits, temperature, remasking, mask_index, view)
+            mask_index[:, end - seen.start :] = False
+            arguments = (model(view).logits, temperature, remasking, mask_index, view)
             if factor is None:
                 x0, chosen = get_transfer_index(*arguments, None if threshold else quotas[:, i], threshold)
             else:
                 x0, chosen = get_transfer_index_dynamic(*arguments, None, factor)
             view[chosen] = x0[chosen]
-            i, first, calls = i + 1, begin if cached else 0, calls + 1
+            i, calls, seen = i + 1, calls + 1, looks_at(begin, end)
     return x, calls
 
 
-def generate(
-    model,
-    prompt,
-    steps=128,
-    gen_length=128,
-    block_length=128,
-    temperature=0.0,
-    remasking="low_confidence",
-    mask_id=126336,
-    threshold=None,
-    factor=None,
-):
-    return decoded(
-        model, prompt, steps, gen_length, block_length, temperature, remasking, mask_id, threshold, factor, False
-    )
+def generate(model, prompt, **options):
+    return decoded(lambda begin, end: slice(0, None), model, prompt, **options)
 
 
-def generate_with_prefix_cache(
-    model,
-    prompt,
-    steps=128,
-    gen_length=128,
-    block_length=128,
-    temperature=0.0,
-    remasking="low_confidence",
-    mask_id=126336,
-    threshold=None,
-    factor=None,
-):
-    return decoded(
-        model, prompt, steps, gen_length, block_length, temperature, remasking, mask_id, threshold, factor, True
-    )
+def generate_with_prefix_cache(model, prompt, **options):
+    return decoded(lambda begin, end: slice(begin, None), model, prompt, **options)
+
+
+def generate_with_dual_cache(model, prompt, **options):
+    return decoded(lambda begin, end: slice(begin, end), model, prompt, **options)
