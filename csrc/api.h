@@ -25,8 +25,10 @@ struct dlm_executor {
   void (*run)(void* self, int32_t workers, void (*work)(void* context, int32_t worker), void* context);
 };
 
-// Bytes of workspace a CPU call needs: rows = leading elements of the logits (or tokens), batch = B.
-DLM_API int64_t dlm_cpu_workspace_bytes(int64_t rows, int64_t batch, int64_t num_suppress, int32_t threads);
+// Bytes of workspace a CPU call needs: rows = leading elements of the logits (or tokens), batch = B, filtered_vocab = V
+// if there is a top_k, top_p or min_p, else 0.
+DLM_API int64_t dlm_cpu_workspace_bytes(int64_t rows, int64_t batch, int64_t num_suppress, int64_t filtered_vocab,
+                                        int32_t threads);
 
 DLM_API int32_t dlm_cpu_row_stats(const dlm::RowStatsArgs* args, const dlm_executor* executor, void* workspace,
                                   dlm_error* error);

@@ -25,6 +25,7 @@ import torch
 from dlm_kernels.reference import chunk, decide, geometry, philox
 from dlm_kernels.reference import confidence as scoring
 from dlm_kernels.reference.row_stats import RowStats, effective_logits, logit_of, sweep
+from filter_cases import FILTERS, filters_of, kept_between, upto
 
 from dlm_kernels import reference
 
@@ -122,13 +123,30 @@ def widen(low, high):
     return torch.minimum(low, down), torch.maximum(high, up)
 
 
-def assert_tokens_in_band(law, tokens, uniform):
-    """Tokens drawn from ``law`` with ``uniform``: the cell of each must reach u within the band, and have mass."""
-    cdf = torch.exp((law.z.double() - law.stats.max[:, None]) / law.temperature[:, None]).cumsum(-1)
-    cdf = cdf / cdf[:, -1:]
-    at = tokens[:, None]
-    high = cdf.gather(-1, at)[:, 0]
-    low = torch.where(tokens > 0, cdf.gather(-1, (at - 1).clamp(min=0))[:, 0], 0.0)
+def restricted(law, z):
+    """``law`` over fewer of its tokens, ``z`` with -inf for the others. Its errors are those of the whole, which are no smaller:
+    they grow with the mean distance from the maximum."""
+    return law._replace(z=z, stats=sweep(z, law.temperature))
+
+
+def rows_of(law, rows):
+    """Those of ``law`` in ``rows``, bool [n]."""
+    cut = lambda part: part[rows]
+    return Law(*map(cut, law[:2]), RowStats(*map(cut, law.stats)), *map(cut, law[3:]))
+
+
+def assert_tokens_in_band(law, tokens, uniform, fewer=None):
+    """Tokens drawn from ``law`` with ``uniform``: the cell of each must reach u within the band, and have mass. ``fewer``: the
+    law may be any between that and ``law``, which has more tokens."""
+    at, (cdf, least) = (
+        tokens[:, None],
+        (
+            torch.exp((z.double() - law.stats.max[:, None]) / law.temperature[:, None]).cumsum(-1)
+            for z in (law.z, law.z if fewer is None else fewer.z)
+        ),
+    )
+    high = cdf.gather(-1, at)[:, 0] / least[:, -1]
+    low = torch.where(tokens > 0, least.gather(-1, (at - 1).clamp(min=0))[:, 0], 0.0) / cdf[:, -1]
     band = 2 * law.mass_error
     assert_between("uniform inside the cell of the token", uniform, low - band, high + band)
     assert bool((law.z.gather(-1, at) > -torch.inf).all()), "drew a token of mass zero"
@@ -214,7 +232,8 @@ def draws_for(ops, x, args, kwargs):
     more = {} if kwargs["rows"] is None else dict(length=x.shape[1])
     if kwargs["confidence"] in scoring.COMPARING:
         more["given"] = held_by(x, args, kwargs)
-    return ops.draw_tokens(*args[:4], **{name: kwargs[name] for name in DRAW_KEYWORDS}, **more)
+    drawing = {name: value for name, value in kwargs.items() if name in (*DRAW_KEYWORDS, *FILTERS)}
+    return ops.draw_tokens(*args[:4], **drawing, **more)
 
 
 def held_by(x, args, kwargs):
@@ -319,30 +338,46 @@ def check_draws(draws, rows, places, args, kwargs):
     t_draw = geometry.per_request(temperature, batch).double()
     law = law_of(z, scoring.law_temperature(t_draw, kwargs["confidence_from"]))
 
-    warm = t_draw > 0
+    warm, filters = t_draw > 0, filters_of(kwargs)
     assert_equal("greedy tokens", tokens[~warm], law.stats.argmax[~warm])
+    drawn_from = [law_of(z, torch.where(warm, t_draw, 1.0))]  # or two laws between which it lies
+    if filters is not None:
+        ends = kept_between(z, t_draw, batch, filters, drawn_from[0].mass_error)
+        drawn_from = [restricted(drawn_from[0], left) for left in ends]
     if warm.any():
         u = philox.draw_uniform(seed, position, step) if kwargs["uniform"] is None else kwargs["uniform"][index]
-        assert_tokens_in_band(law_of(z[warm], t_draw[warm]), tokens[warm], u[warm])
+        fewer, more = (rows_of(end, warm) for end in (drawn_from[0], drawn_from[-1]))
+        assert_tokens_in_band(more, tokens[warm], u[warm], fewer)
 
+    laws = [law]
+    if filters is not None and kwargs["confidence_from"] == "sampled":
+        fewer, more = drawn_from  # what is kept has the token, so it has all that come before it
+        laws = [restricted(fewer, torch.where(upto(z, tokens), more.z, fewer.z)), more]
     demoted = torch.zeros_like(warm) if kwargs["demote"] is None else torch.isin(tokens, kwargs["demote"])
-    value_band, key_band = score_interval(
-        law,
-        tokens,
-        kwargs["confidence"],
-        kwargs["conf_dtype"],
-        philox.rank_uniform(seed, position, step),
-        demoted,
-        torch.full_like(tokens, -1) if kwargs.get("given") is None else kwargs["given"][index],
-    )
-    assert_between("confidence", confidence, *value_band)
-    assert_between("key", key, *key_band)
+    rank = philox.rank_uniform(seed, position, step)
+    held = torch.full_like(tokens, -1) if kwargs.get("given") is None else kwargs["given"][index]
+    bands = [
+        [
+            *score_interval(law, tokens, kwargs["confidence"], kwargs["conf_dtype"], rank, demoted, held),
+            logprob_interval(law, tokens),
+            widen(law.stats.entropy() - law.entropy_error, law.stats.entropy() + law.entropy_error),
+        ]
+        for law in laws
+    ]
+    # All four are monotone in how many tokens there are.
+    for name, mine, *intervals in zip(
+        ("confidence", "key", "logprob", "entropy"), (confidence, key, logprob, entropy), *bands
+    ):
+        low, high = (torch.stack(edges) for edges in zip(*intervals))
+        assert_between(name, mine, low.amin(0), high.amax(0))
+
+
+def logprob_interval(law, tokens):
+    """[low, high] for log p(t)."""
     z_token = law.z.gather(-1, tokens[:, None])[:, 0].double()
     exact = law.stats.logprob_of(z_token, law.temperature)
     favourite = tokens == law.stats.argmax
     low, high = (-torch.log1p(odds) for odds in reversed(odds_interval(law, tokens)))
     low = torch.where(favourite, low, exact - law.mass_error)
     high = torch.where(favourite, high, exact + law.mass_error)
-    assert_between("logprob", logprob, *widen(low, high))
-    h = law.stats.entropy()
-    assert_between("entropy", entropy, *widen(h - law.entropy_error, h + law.entropy_error))
+    return widen(low, high)

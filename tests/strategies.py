@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from dlm_kernels.reference.confidence import CONFIDENCES
 from dlm_kernels.reference.decide import RULES
+from filter_cases import some_filters
 from hypothesis import strategies as st
 
 # 1, both sides of every vector width, both sides of a chunk edge, and one vocabulary with chunks longer than 1024.
@@ -95,6 +96,7 @@ class StepCase:
     bad_share: float = 0.0
     open_share: float = 0.7
     all_open: bool = False
+    filtered: bool = False
 
     def but(self, **changes):
         return replace(self, **changes)
@@ -165,6 +167,8 @@ class StepCase:
             confidence_from=self.confidence_from,
             conf_dtype=self.conf_dtype,
         )
+        if self.filtered:
+            kwargs.update(some_filters(g, per, vocab))
         return x, args, kwargs
 
 
@@ -209,7 +213,7 @@ def step_cases(draw, **fixed):
         level=draw(st.sampled_from([0.0, 0.01, 0.3, 0.5, 0.9, 1.0])),
         low=draw(st.sampled_from([0.0, 0.0, 1e-5, 0.1, 0.4])),
         confidence=draw(st.sampled_from(CONFIDENCES)),
-        confidence_from=draw(st.sampled_from(["raw", "sampled"])),
+        confidence_from=draw(st.sampled_from(["raw", "sampled", "tempered"])),
         conf_dtype=draw(st.sampled_from(["float32", "bfloat16", "float64"])),
         bad_share=draw(st.sampled_from([0.0, 0.0, 0.2, 1.0])),
         open_share=draw(st.sampled_from([0.0, 0.7, 0.7, 1.0])),

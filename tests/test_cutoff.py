@@ -2,10 +2,17 @@
 
 import math
 
+import pytest
 import torch
+from backends import is_slow, ops
 from dlm_kernels.reference.cutoff import Filters, keep
+from helpers import check_step
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import StepCase, step_cases
+
+SEED, STEP = torch.tensor([11]), torch.tensor([5])
+f64 = lambda *values: torch.tensor(values, dtype=torch.float64)
 
 
 def by_definition(row, temperature, top_k, top_p, min_p, filters):
@@ -54,3 +61,20 @@ def test_examples_of_others():
 
     assert kept(0.8 + 1e-6) == 3 and kept(0.8 - 1e-6) == 2
     assert kept(0.8 + 1e-6, drop_crossing=True) == 2 and kept(0.79, drop_crossing=True) == 1
+
+
+# ---- the ops against the reference ---------------------------------------------------------------------------------
+
+
+@given(case=step_cases(filtered=True))
+def test_denoise_step(isa, case):
+    check_step(ops, case)
+
+
+@pytest.mark.parametrize("kind", ["normal", "peaked", "ties", "equal"])
+def test_large_vocabulary(isa, kind):
+    """Where a row has many chunks and candidates, and 16-bit logits tie by the hundred."""
+    size = dict(batch=2, length=2, width=2, vocab=20_000 if is_slow(isa) else 60_000)
+    case = StepCase(seed=3, kind=kind, temperature="mixed", per_request=True, filtered=True, **size)
+    for seed, dtype in enumerate(["float32", "bfloat16", "float16"]):
+        check_step(ops, case.but(seed=seed, dtype=dtype, confidence_from="sampled", guidance=[None, None, 0.5][seed]))

@@ -2,6 +2,7 @@
 
 import torch
 from dlm_kernels.reference import trace as tracing
+from filter_cases import FILTERS
 from transition_cases import KINDS, Numbers
 
 STEPS = 4  # rows of a trace
@@ -96,7 +97,7 @@ def transition_call(case, *, trace=False):
             [torch.empty(0, dtype=torch.int64) if suppress is None else suppress, torch.tensor([mask_id])]
         )
     keep = ("window_start", "window_stop", "frozen", "start", "rows", "shift", "uncond_logits", "cfg_scale")
-    kwargs = {name: kwargs[name] for name in keep}
+    kwargs = {name: value for name, value in kwargs.items() if name in (*keep, *FILTERS)}
     kwargs.update(mask_id=mask_id, tempered=pick(["before", "after"]), suppress=suppress)
     kwargs["uniform"] = uniforms(g, case, logits, 3)
     if trace:

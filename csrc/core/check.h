@@ -398,7 +398,7 @@ inline void filters(const SweepParams& s, int64_t batch, const char* anchor, con
 
 // For a backend that has no filters yet: better an error than another law.
 inline void unfiltered(const SweepParams& s, const char* backend) {
-  if (!given(s.top_k) && !given(s.top_p) && !given(s.min_p)) return;
+  if (!has_filters(s)) return;
   throw InvalidArgument{kRuntimeError, std::string("top_k, top_p, min_p: ") + backend + " has no filters yet"};
 }
 

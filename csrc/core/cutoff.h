@@ -33,4 +33,9 @@ DLM_HD bool within_top_p(const Filter& f, double before, double through, double 
   return before == 0 || (f.drop_crossing ? through : before) <= f.top_p * total;
 }
 
+// Whether a token stays by min_p alone. `max`: the largest logit; beta: 1 / T.
+DLM_HD bool within_min_p(const Filter& f, float z, float max, double beta) {
+  return !(f.min_p > 0) || (static_cast<double>(z) - max) * beta >= log_d(f.min_p);
+}
+
 }  // namespace dlm

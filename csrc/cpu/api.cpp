@@ -5,82 +5,69 @@
 
 namespace {
 
-const dlm::SweepParams& law_of(const dlm::DrawArgs& a) { return a.sweep; }
-const dlm::SweepParams& law_of(const dlm::StepArgs& a) { return a.sweep; }
-const dlm::SweepParams& law_of(const dlm::RenoiseArgs& a) { return a.step.sweep; }
-const dlm::SweepParams& law_of(const dlm::TransitionArgs& a) { return a.sweep; }
-template <class Args>
-dlm::SweepParams law_of(const Args&) {
-  return {};
-}
-
 template <class Args, class Op>
 int32_t call(const Args* args, const dlm_executor* executor, void* workspace, dlm_error* error, Op op) {
   return dlm::guarded(error, [&] {
     const dlm::Resolved resolved = dlm::validate(*args);
-    dlm::check::unfiltered(law_of(*args), "the CPU backend");
     op(*args, resolved, executor, workspace);
   });
 }
 
+using dlm::cpu::Scratch;
 using dlm::cpu::thread_count;
 
-int64_t count(const dlm::Array& ids) { return dlm::given(ids) ? ids.shape[0] : 0; }
+Scratch cut(void* workspace, int64_t rows, int64_t batch, const dlm::SweepParams& s, const dlm_executor* executor) {
+  const int64_t num_suppress = dlm::given(s.suppress) ? s.suppress.shape[0] : 0;
+  const int64_t filtered_vocab = dlm::has_filters(s) ? s.logits.shape[s.logits.ndim - 1] : 0;
+  return dlm::cpu::cut_scratch(workspace, rows, batch, num_suppress, filtered_vocab, thread_count(executor));
+}
 
 }  // namespace
 
-DLM_API int64_t dlm_cpu_workspace_bytes(int64_t rows, int64_t batch, int64_t num_suppress, int32_t threads) {
-  return dlm::cpu::cut_scratch(nullptr, rows, batch, num_suppress, dlm::max_of(threads, 1)).bytes;
+DLM_API int64_t dlm_cpu_workspace_bytes(int64_t rows, int64_t batch, int64_t num_suppress, int64_t filtered_vocab,
+                                        int32_t threads) {
+  return dlm::cpu::cut_scratch(nullptr, rows, batch, num_suppress, filtered_vocab, dlm::max_of(threads, 1)).bytes;
 }
 
 DLM_API int32_t dlm_cpu_row_stats(const dlm::RowStatsArgs* args, const dlm_executor* executor, void* workspace,
                                   dlm_error* error) {
   return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void* w) {
-    const auto scratch = dlm::cpu::cut_scratch(w, r.geometry.num_rows, 0, count(a.sweep.suppress), thread_count(e));
-    dlm::cpu::row_stats(a, r, e, scratch);
+    dlm::cpu::row_stats(a, r, e, cut(w, r.geometry.num_rows, 0, a.sweep, e));
   });
 }
 
 DLM_API int32_t dlm_cpu_draw_tokens(const dlm::DrawArgs* args, const dlm_executor* executor, void* workspace,
                                     dlm_error* error) {
   return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void* w) {
-    const auto scratch = dlm::cpu::cut_scratch(w, r.geometry.num_rows, 0, count(a.sweep.suppress), thread_count(e));
-    dlm::cpu::draw_tokens(a, r, e, scratch);
+    dlm::cpu::draw_tokens(a, r, e, cut(w, r.geometry.num_rows, 0, a.sweep, e));
   });
 }
 
 DLM_API int32_t dlm_cpu_denoise_step(const dlm::StepArgs* args, const dlm_executor* executor, void* workspace,
                                      dlm_error* error) {
   return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void* w) {
-    const auto scratch =
-        dlm::cpu::cut_scratch(w, r.geometry.num_rows, a.decide.x.shape[0], count(a.sweep.suppress), thread_count(e));
-    dlm::cpu::denoise_step(a, r, e, scratch);
+    dlm::cpu::denoise_step(a, r, e, cut(w, r.geometry.num_rows, a.decide.x.shape[0], a.sweep, e));
   });
 }
 
 DLM_API int32_t dlm_cpu_topk_unmask(const dlm::UnmaskArgs* args, const dlm_executor* executor, void* workspace,
                                     dlm_error* error) {
   return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void* w) {
-    const auto scratch = dlm::cpu::cut_scratch(w, r.geometry.num_rows, a.decide.x.shape[0], 0, thread_count(e));
-    dlm::cpu::topk_unmask(a, r, e, scratch);
+    dlm::cpu::topk_unmask(a, r, e, cut(w, r.geometry.num_rows, a.decide.x.shape[0], dlm::SweepParams{}, e));
   });
 }
 
 DLM_API int32_t dlm_cpu_renoise_step(const dlm::RenoiseArgs* args, const dlm_executor* executor, void* workspace,
                                      dlm_error* error) {
   return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void* w) {
-    const int64_t batch = a.step.decide.x.shape[0], num_suppress = count(a.step.sweep.suppress);
-    dlm::cpu::renoise_step(a, r, e,
-                           dlm::cpu::cut_scratch(w, r.geometry.num_rows, batch, num_suppress, thread_count(e)));
+    dlm::cpu::renoise_step(a, r, e, cut(w, r.geometry.num_rows, a.step.decide.x.shape[0], a.step.sweep, e));
   });
 }
 
 DLM_API int32_t dlm_cpu_transition_step(const dlm::TransitionArgs* args, const dlm_executor* executor, void* workspace,
                                         dlm_error* error) {
   return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void* w) {
-    const int64_t batch = a.decide.x.shape[0], num_suppress = count(a.sweep.suppress);
-    dlm::cpu::transition_step(a, r, e,
-                              dlm::cpu::cut_scratch(w, r.geometry.num_rows, batch, num_suppress, thread_count(e)));
+    dlm::cpu::transition_step(a, r, e, cut(w, r.geometry.num_rows, a.decide.x.shape[0], a.sweep, e));
   });
 }
 

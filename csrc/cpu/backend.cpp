@@ -84,10 +84,10 @@ void draw_tokens(const DrawArgs& a, const Resolved& r, const dlm_executor* execu
   for_each_row(
       kernels, executor, scratch, real, r.vocab,
       [&](int64_t i) { return drawer.job(kernels, scratch, scratch.candidate[i], place_of(g, scratch.candidate[i])); },
-      [&](int64_t i, const RowJob& job, const ChunkStats* chunks) {
+      [&](int64_t i, RowJob& job, ChunkStats* chunks) {
         const int64_t row = scratch.candidate[i];
         RowStats stats;
-        const DrawnRow drawn = drawer.finish(kernels, job, chunks, row, place_of(g, row), &stats);
+        const DrawnRow drawn = drawer.finish(kernels, &job, chunks, row, place_of(g, row), &stats);
         store(a.out, row, drawn, !drawn.good);
       });
 }

@@ -1,6 +1,7 @@
 #include "draw.h"
 
 #include "../core/commit.h"
+#include "cutoff.h"
 
 namespace dlm::cpu {
 
@@ -54,25 +55,35 @@ RowJob Drawer::job(const KernelTable& k, const Scratch& scratch, int64_t row, co
   RowJob job;
   job.source = row_source(k, sweep_, resolved_.geometry, scratch, row);
   job.law = row_law(float_at(sweep_.temperature, at.b), resolved_.confidence_from, tilt_);
+  job.filter = filter_of(sweep_, resolved_, at.b);
   return job;
 }
 
-DrawnRow Drawer::finish(const KernelTable& k, const RowJob& job, const ChunkStats* chunks, int64_t row, const Place& at,
+DrawnRow Drawer::finish(const KernelTable& k, RowJob* job, ChunkStats* chunks, int64_t row, const Place& at,
                         RowStats* stats) const {
   const Geometry& g = resolved_.geometry;
-  if (!finish_row(k, job.source, resolved_.vocab, job.law, chunks, stats)) return DrawnRow{};
-  int64_t token = -1;
-  if (job.law.draw_beta > 0) {
-    token = draw_token(k, job.source, resolved_.vocab, job.law, chunks, row_uniform(draw_, g, row, at));
+  const int64_t vocab = resolved_.vocab;
+  if (!finish_row(k, job->source, vocab, job->law, chunks, stats)) return DrawnRow{};
+  const bool greedy = !(job->law.draw_beta > 0), from_sampled = resolved_.confidence_from == kSampled;
+  RowSource drawn_from = job->source;
+  if (job->filter.on() && (from_sampled || !greedy)) {
+    const RowLaw law = from_sampled ? job->law : RowLaw{job->law.draw_beta, job->law.draw_beta, false};
+    cut_row(k, &drawn_from, vocab, law, job->filter, chunks, job->room);
+    if (from_sampled) {
+      job->source = drawn_from;
+      finish_row(k, job->source, vocab, job->law, chunks, stats);
+    }
   }
+  int64_t token = -1;
+  if (!greedy) token = draw_token(k, drawn_from, vocab, job->law, chunks, row_uniform(draw_, g, row, at));
   if (token < 0) token = stats->argmax;
-  const float z = token == stats->argmax ? stats->max : logit_at(job.source, token);
+  const float z = token == stats->argmax ? stats->max : logit_at(job->source, token);
   Current current;
   if (compares(resolved_.confidence)) {
-    current = holding(job.source, decide_ != nullptr ? token_on_canvas(decide_->x, at) : given_token(draw_, g, row),
-                      resolved_.vocab);
+    current =
+        holding(job->source, decide_ != nullptr ? token_on_canvas(decide_->x, at) : given_token(draw_, g, row), vocab);
   }
-  return score_draw(draw_, resolved_, job.law, *stats, at, token, z, current);
+  return score_draw(draw_, resolved_, job->law, *stats, at, token, z, current);
 }
 
 }  // namespace dlm::cpu

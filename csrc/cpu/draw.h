@@ -28,8 +28,8 @@ class Drawer {
   Drawer(const SweepParams& sweep, const DrawParams& draw, const DecideParams* decide, const Resolved& resolved,
          bool tilt);
   RowJob job(const KernelTable& k, const Scratch& scratch, int64_t row, const Place& at) const;
-  // *stats is filled unless the row is bad.
-  DrawnRow finish(const KernelTable& k, const RowJob& job, const ChunkStats* chunks, int64_t row, const Place& at,
+  // *stats is filled unless the row is bad. The job's source is left as the law of confidence has it.
+  DrawnRow finish(const KernelTable& k, RowJob* job, ChunkStats* chunks, int64_t row, const Place& at,
                   RowStats* stats) const;
 
  private:

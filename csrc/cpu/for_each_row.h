@@ -11,6 +11,8 @@ namespace dlm::cpu {
 struct RowJob {
   RowSource source;
   RowLaw law;
+  Filter filter;
+  float* room = nullptr;  // of the thread
 };
 
 // work() on so many workers, each of which takes what is left to do.
@@ -30,7 +32,7 @@ inline int32_t thread_count(const dlm_executor* executor) {
   return executor == nullptr ? 1 : max_of(executor->threads, 1);
 }
 
-// make(i) -> RowJob and finish(i, job, chunks) for i in [0, count), finish on any worker.
+// make(i) -> RowJob and finish(i, job, chunks), which may change both, for i in [0, count), finish on any worker.
 template <class Make, class Finish>
 void for_each_row(const KernelTable& kernels, const dlm_executor* executor, const Scratch& scratch, int64_t count,
                   int64_t vocab, Make make, Finish finish) {
@@ -40,12 +42,14 @@ void for_each_row(const KernelTable& kernels, const dlm_executor* executor, cons
       threads == 1 || count >= wanted || count == 0 ? 1 : min_of(chunks, (wanted + count - 1) / count);
   for (int64_t i = 0; split > 1 && i < count; ++i) scratch.arrived[i].store(0, std::memory_order_relaxed);
 
-  std::atomic<int64_t> next{0};
+  std::atomic<int64_t> next{0}, next_worker{0};
   const auto work = [&] {
     ChunkStats local[kMaxChunks];
+    float* const room = scratch.room + next_worker.fetch_add(1, std::memory_order_relaxed) * scratch.room_size;
     for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < count * split;) {
       const int64_t i = task / split, part = task % split;
-      const RowJob job = make(i);
+      RowJob job = make(i);
+      job.room = room;
       ChunkStats* stats = split == 1 ? local : scratch.slot + i * kMaxChunks;
       for (int64_t c = part * chunks / split; c < (part + 1) * chunks / split; ++c) {
         stats[c] = sweep_chunk(kernels, job.source, c * size, min_of(vocab, (c + 1) * size), job.law);

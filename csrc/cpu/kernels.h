@@ -10,9 +10,10 @@ namespace dlm::cpu {
 
 // exp((z - ref) * beta) is evaluated as exp2((z - ref) * scale), scale = beta * log2(e).
 struct LawScales {
-  float ref = 0;         // a logit; sums are relative to it. exp2 may reach 2^kMaxLead before a redo
-  float scale = 0;       // confidence law
-  float draw_scale = 0;  // draw law, read only by kTwoLaws kernels
+  float ref = 0;                         // a logit; sums are relative to it. exp2 may reach 2^kMaxLead before a redo
+  float scale = 0;                       // confidence law
+  float draw_scale = 0;                  // draw law, read only by kTwoLaws kernels
+  float floor = -__builtin_huge_valf();  // logits below it count as -inf; accumulate reads it where kFiltered
 };
 
 // Largest (max - ref) * scale, in log2 units, that a run of logits may reach: above it sums in float could overflow.
@@ -25,7 +26,7 @@ struct RunStats {
   double draw_mass = 0;
 };
 
-enum AccumulateFlags : int { kPlain = 0, kTilt = 1, kTwoLaws = 2, kNumAccumulateFlags = 4 };
+enum AccumulateFlags : int { kPlain = 0, kTilt = 1, kTwoLaws = 2, kFiltered = 4, kNumAccumulateFlags = 6 };
 
 struct DTypeKernels {
   // A run of n contiguous logits: adds to *out. NaN makes mass NaN; -inf adds nothing.
@@ -35,6 +36,9 @@ struct DTypeKernels {
   // Walks the CDF of exp2((z - ref) * draw_scale) in index order until it passes *target. Returns the index, or -1
   // with *target reduced by the run's mass; *last tracks the last index with mass (unchanged if none).
   int64_t (*invert)(const void* z, int64_t n, const LawScales& law, double* target, int64_t* last);
+  // The values in [low, high], in any order, `low` above -inf; returns how many. Where z is float, `out` may be z. It
+  // has room for 16 more than that.
+  int64_t (*collect)(const void* z, int64_t n, float low, float high, float* out);
   void (*exponentials)(const void* z, int64_t n, const LawScales& law, float* out);  // exp2((z - ref) * scale)
   // exp2((z - ref) * scale) * share, rounded to nearest even.
   void (*probabilities)(const void* z, int64_t n, const LawScales& law, float share, BFloat16* out);

@@ -103,11 +103,17 @@ void accumulate(const void* data, int64_t n, const LawScales& law, RunStats* out
   const T* z = static_cast<const T*>(data);
   const Vec ref = Vec::set(law.ref), scale = Vec::set(law.scale), draw_scale = Vec::set(law.draw_scale);
   const Vec lowest = Vec::set(kLowest / law.scale), draw_lowest = Vec::set(kLowest / law.draw_scale);
-  const Vec zero = Vec::set(0);
+  const Vec zero = Vec::set(0), floor = Vec::set(law.floor);
   // Two chains each: enough to hide the latency of an add, few enough to stay in registers.
   Vec mass[2] = {zero, zero}, tilt[2] = {zero, zero}, draw[2] = {zero, zero};
   Vec top[2] = {Vec::set(-dlm::kInfinity), Vec::set(-dlm::kInfinity)};
-  for_each_block(z, n, [&](const Vec* block) __attribute__((always_inline)) {
+  for_each_block(z, n, [&](const Vec* loaded) __attribute__((always_inline)) {
+    const Vec* block = loaded;
+    Vec floored[4];
+    if constexpr ((kFlags & dlm::cpu::kFiltered) != 0) {
+      for (int i = 0; i < 4; ++i) floored[i] = Vec::floored(loaded[i], floor);
+      block = floored;
+    }
     for (int j = 0; j < 4; j += kStep) {
       Vec d[kStep], fraction[kStep], power[kStep];
       for (int i = 0; i < kStep; ++i) top[(j + i) % 2] = Vec::max(block[j + i], top[(j + i) % 2]);
@@ -158,15 +164,25 @@ int64_t find(const void* data, int64_t n, float value) {
   return -1;
 }
 
+template <class T>
+int64_t collect(const void* data, int64_t n, float low, float high, float* out) {
+  const Vec least = Vec::set(low), most = Vec::set(high);
+  float* end = out;
+  for_each_block(static_cast<const T*>(data), n, [&](const Vec* block) __attribute__((always_inline)) {
+    for (int i = 0; i < 4; ++i) end += Vec::compress(block[i], least, most, end);
+  });
+  return end - out;
+}
+
 // A block holding no more than this has no token to draw: what is left there are clamped -inf.
 constexpr double kNoMass = 0x1p-90;
 
 // exp2((z - ref) * draw_scale) of one block.
 inline __attribute__((always_inline)) void draw_terms(const Vec block[4], const LawScales& law, Vec term[4]) {
-  const Vec ref = Vec::set(law.ref), lowest = Vec::set(kLowest / law.draw_scale);
+  const Vec ref = Vec::set(law.ref), lowest = Vec::set(kLowest / law.draw_scale), floor = Vec::set(law.floor);
   for (int j = 0; j < 4; j += kStep) {
     Vec d[kStep], fraction[kStep], power[kStep];
-    for (int i = 0; i < kStep; ++i) d[i] = Vec::max(lowest, block[j + i] - ref);
+    for (int i = 0; i < kStep; ++i) d[i] = Vec::max(lowest, Vec::floored(block[j + i], floor) - ref);
     Vec::exp2(d, Vec::set(law.draw_scale), fraction, power);
     for (int i = 0; i < kStep; ++i) term[j + i] = fraction[i] * power[i];
   }
@@ -278,10 +294,11 @@ inline void soften(float* z, int64_t n, float cap) {
 
 template <class T>
 constexpr dlm::cpu::DTypeKernels kernels_of() {
-  return {{accumulate<T, 0>, accumulate<T, 1>, accumulate<T, 2>, accumulate<T, 3>},
+  return {{accumulate<T, 0>, accumulate<T, 1>, accumulate<T, 2>, accumulate<T, 3>, accumulate<T, 4>, accumulate<T, 5>},
           maximum<T>,
           find<T>,
           invert<T>,
+          collect<T>,
           exponentials<T>,
           probabilities<T>};
 }

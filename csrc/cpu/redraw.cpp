@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cutoff.h"
+
 namespace dlm::cpu {
 namespace {
 
@@ -45,9 +47,11 @@ class Weigher {
   void log_probabilities(const Side& side, int64_t begin, int64_t n, double* out) const {
     const double of_all = log1p_d(side.stats.rest);
     for_each_run(*side.source, begin, begin + n, [&](const void* data, int32_t dtype, int64_t count, int64_t at) {
+      const float floor = side.source->floor_at(at);
       for (int64_t j = 0; j < count; ++j) {
-        const double z = load_float(data, dtype, j);
-        out[at - begin + j] = (z - side.stats.max) * law_.beta - of_all;
+        const float z = load_float(data, dtype, j);
+        const double d = z >= floor ? (static_cast<double>(z) - side.stats.max) * law_.beta : -kInfinity;
+        out[at - begin + j] = d - of_all;
       }
       return false;
     });
@@ -73,20 +77,20 @@ void for_each_tile(int64_t begin, int64_t end, Body body) {
   }
 }
 
-bool sweep_row(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law, RowStats* out) {
+bool sweep_row(const KernelTable& k, RowSource* source, int64_t vocab, const RowJob& like, RowStats* out) {
   ChunkStats chunks[kMaxChunks];
   const int64_t size = chunk_size(vocab);
   for (int64_t c = 0; c < num_chunks(vocab); ++c) {
-    chunks[c] = sweep_chunk(k, source, c * size, min_of(vocab, (c + 1) * size), law);
+    chunks[c] = sweep_chunk(k, *source, c * size, min_of(vocab, (c + 1) * size), like.law);
   }
-  return finish_row(k, source, vocab, law, chunks, out);
+  return filter_row(k, source, vocab, like.law, like.filter, chunks, like.room, out);
 }
 
 }  // namespace
 
-Redrawn redraw(const TransitionArgs& a, const Resolved& r, const KernelTable& k, const RowJob& job,
-               const RowSource* uncond, const RowStats& stats, const Place& at, const Current& current, double u_route,
-               double u_draw, double u_noise) {
+Redrawn redraw(const TransitionArgs& a, const Resolved& r, const KernelTable& k, const RowJob& job, RowSource* uncond,
+               const RowStats& stats, const Place& at, const Current& current, double u_route, double u_draw,
+               double u_noise) {
   const Transition t = transition_at(a.coefficients, at);
   const bool masked = is_mask(current.token, a.mask_id);
   const double support = static_cast<double>(noise_support(r.vocab, a.mask_id));
@@ -101,7 +105,7 @@ Redrawn redraw(const TransitionArgs& a, const Resolved& r, const KernelTable& k,
   weights.cond = posterior_of(stats, current);
   Weigher::Side own = {&job.source, stats}, other;
   if (uncond != nullptr) {
-    if (!sweep_row(k, *uncond, r.vocab, job.law, &other.stats)) return {kStay, -1};
+    if (!sweep_row(k, uncond, r.vocab, job, &other.stats)) return {kStay, -1};
     other.source = uncond;
     const float z = current.z > -kInfinity ? logit_at(*uncond, current.token) : -kInfinity;
     weights.uncond = posterior_of(other.stats, Current{current.token, z});

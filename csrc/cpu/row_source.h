@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
+#include "../core/cutoff.h"
 #include "../core/geometry.h"
 #include "../core/row_stats.h"
 
@@ -21,6 +23,10 @@ struct RowSource {
   int64_t skipped = -1;                                      // one more
   void (*soften)(float* z, int64_t n, float cap) = nullptr;  // null: no softcap
   float softcap = 0;
+  Cutoff cutoff;  // what it does not keep counts as -inf
+
+  // Of a run from i on that for_each_run hands out: lower logits count as -inf.
+  float floor_at(int64_t i) const { return i <= cutoff.index ? cutoff.z : std::nextafter(cutoff.z, kInfinity); }
 };
 
 // n <= kTile logits from i on, before any is excluded.
@@ -38,12 +44,12 @@ inline float logit_at(const RowSource& s, int64_t i) {
   if (i == s.skipped || std::binary_search(s.excluded, s.excluded + s.num_excluded, i)) return -kInfinity;
   float z;
   load_tile(s, i, 1, &z);
-  return z;
+  return keeps(s.cutoff, z, i) ? z : -kInfinity;
 }
 
-// Calls body(data, dtype, n, index of the first) over [begin, end) in index order until it returns true.
+// Returns whether the body did.
 template <class Body>
-inline void for_each_run(const RowSource& s, int64_t begin, int64_t end, Body body) {
+inline bool for_each_run_until(const RowSource& s, int64_t begin, int64_t end, Body& body) {
   const int64_t* id = std::lower_bound(s.excluded, s.excluded + s.num_excluded, begin);
   const int64_t* const last_id = s.excluded + s.num_excluded;
   const bool computed = s.uncond != nullptr || s.soften != nullptr;
@@ -54,7 +60,7 @@ inline void for_each_run(const RowSource& s, int64_t begin, int64_t end, Body bo
     const int64_t direct_end = computed ? i : hole == end ? end : begin + (hole - begin) / kTile * kTile;
     if (direct_end > i) {
       const char* data = static_cast<const char*>(s.cond) + i * dtype_size(s.dtype);
-      if (body(data, s.dtype, direct_end - i, i)) return;
+      if (body(data, s.dtype, direct_end - i, i)) return true;
       i = direct_end;
       continue;
     }
@@ -62,9 +68,18 @@ inline void for_each_run(const RowSource& s, int64_t begin, int64_t end, Body bo
     load_tile(s, i, n, tile);
     for (; id != last_id && *id < i + n; ++id) tile[*id - i] = -kInfinity;
     if (s.skipped >= i && s.skipped < i + n) tile[s.skipped - i] = -kInfinity;
-    if (body(tile, kFloat32, n, i)) return;
+    if (body(tile, kFloat32, n, i)) return true;
     i += n;
   }
+  return false;
+}
+
+// Calls body(data, dtype, n, index of the first) over [begin, end) in index order until it returns true. What the
+// cutoff does not keep is in there: the whole run has one floor.
+template <class Body>
+inline void for_each_run(const RowSource& s, int64_t begin, int64_t end, Body body) {
+  int64_t stop = begin <= s.cutoff.index && s.cutoff.index < end ? s.cutoff.index + 1 : end;
+  for (; begin < end && !for_each_run_until(s, begin, stop, body); stop = end) begin = stop;
 }
 
 }  // namespace dlm::cpu

@@ -21,11 +21,11 @@ void draw_candidates(const StepArgs& a, const Resolved& r, bool tilt, const dlm_
   for_each_row(
       kernels, executor, scratch, count, r.vocab,
       [&](int64_t i) { return drawer.job(kernels, scratch, scratch.candidate[i], place_of(g, scratch.candidate[i])); },
-      [&](int64_t i, const RowJob& job, const ChunkStats* chunks) {
+      [&](int64_t i, RowJob& job, ChunkStats* chunks) {
         const int64_t row = scratch.candidate[i];
         const Place at = place_of(g, row);
         RowStats stats;
-        const DrawnRow drawn = drawer.finish(kernels, job, chunks, row, at, &stats);
+        const DrawnRow drawn = drawer.finish(kernels, &job, chunks, row, at, &stats);
         scratch.good[row] = drawn.good;
         if (!drawn.good) return;
         store_drawn(a.out, d.x, row, drawn);

@@ -13,16 +13,8 @@ constexpr double kLn2 = 0.6931471805599453;
 // the rest of the chunk rises kMaxLead above it, the chunk is done again with its true maximum.
 constexpr int64_t kHead = 256;
 
-// A rest below this is what clamped exponentials of -inf add up to: nothing. Rows that differ only there tie.
-constexpr double kNothing = 0x1p-100;
-
-LawScales scales_of(const RowLaw& law, float ref) {
-  LawScales out;
-  out.ref = ref;
-  out.scale = static_cast<float>(law.beta * kLog2e);
-  out.draw_scale = law.draw_beta > 0 ? static_cast<float>(law.draw_beta * kLog2e) : out.scale;
-  return out;
-}
+// In a rest below this the clamped exponentials of -inf would show: it is summed about its own maximum instead.
+constexpr double kFaint = 0x1p-80;
 
 float maximum(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end) {
   float max = -kInfinity;
@@ -36,22 +28,36 @@ float maximum(const KernelTable& k, const RowSource& source, int64_t begin, int6
 // Adds [begin, end) to *run.
 void accumulate(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, int flags,
                 const LawScales& scales, RunStats* run) {
-  for_each_run(source, begin, end, [&](const void* data, int32_t dtype, int64_t n, int64_t) {
-    k.dtype[dtype].accumulate[flags](data, n, scales, run);
+  LawScales at_floor = scales;
+  for_each_run(source, begin, end, [&](const void* data, int32_t dtype, int64_t n, int64_t at) {
+    at_floor.floor = source.floor_at(at);
+    k.dtype[dtype].accumulate[flags](data, n, at_floor, run);
     return false;
   });
 }
 
 RunStats accumulate_chunk(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, const RowLaw& law,
                           const LawScales& scales) {
-  const bool two_laws = law.draw_beta > 0 && law.draw_beta != law.beta;
+  const bool filtered = source.cutoff.z > -kInfinity, two_laws = law.draw_beta > 0 && law.draw_beta != law.beta;
   RunStats run;
-  accumulate(k, source, begin, end, (law.tilt ? kTilt : 0) | (two_laws ? kTwoLaws : 0), scales, &run);
+  accumulate(k, source, begin, end,
+             (law.tilt ? kTilt : 0) | (filtered   ? kFiltered
+                                       : two_laws ? kTwoLaws
+                                                  : 0),
+             scales, &run);
   if (!two_laws) run.draw_mass = run.mass;
   return run;
 }
 
 }  // namespace
+
+LawScales scales_of(const RowLaw& law, float ref) {
+  LawScales out;
+  out.ref = ref;
+  out.scale = static_cast<float>(law.beta * kLog2e);
+  out.draw_scale = law.draw_beta > 0 ? static_cast<float>(law.draw_beta * kLog2e) : out.scale;
+  return out;
+}
 
 ChunkStats sweep_chunk(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, const RowLaw& law) {
   float ref = maximum(k, source, begin, min_of(begin + kHead, end));
@@ -103,14 +109,20 @@ bool finish_row(const KernelTable& k, const RowSource& source, int64_t vocab, co
     stats.argmax = hit < 0 ? -1 : at + hit;
     return hit >= 0;
   });
-  RunStats rest;
-  const LawScales scales = scales_of(law, max);
-  const int flags = law.tilt ? kTilt : 0;
-  accumulate(k, source, begin, stats.argmax, flags, scales, &rest);
-  accumulate(k, source, stats.argmax + 1, end, flags, scales, &rest);
+  const auto rest_about = [&](float ref) {
+    const int flags = (law.tilt ? kTilt : 0) | (source.cutoff.z > -kInfinity ? kFiltered : 0);
+    RunStats sum;
+    accumulate(k, source, begin, stats.argmax, flags, scales_of(law, ref), &sum);
+    accumulate(k, source, stats.argmax + 1, end, flags, scales_of(law, ref), &sum);
+    return ChunkStats{sum.max, sum.mass, law.tilt ? sum.tilt * kLn2 : 0, 0};
+  };
+  ChunkStats rest = rest_about(max);
   stats.second = rest.max;
-  stats.rest = rest.mass > kNothing ? rest.mass : 0;
-  stats.tilt = law.tilt && stats.rest > 0 ? rest.tilt * kLn2 : 0;
+  if (rest.mass < kFaint) {
+    rest = rest.max > -kInfinity ? relative_to(rest_about(rest.max), max, law.beta, law.beta) : ChunkStats{};
+  }
+  stats.rest = rest.mass;
+  stats.tilt = rest.tilt;
   for (int64_t c = 0; c < n; ++c) {
     if (c != winner) stats = merge(stats, losing_chunk(chunks[c], c * size), law.beta);
   }
@@ -123,11 +135,12 @@ int64_t draw_token(const KernelTable& k, const RowSource& source, int64_t vocab,
   const ChunkPick pick = pick_chunk(chunks, num_chunks(vocab), law.draw_beta, uniform);
   if (pick.chunk < 0) return -1;
   const int64_t begin = pick.chunk * chunk_size(vocab), end = min_of(vocab, begin + chunk_size(vocab));
-  const LawScales scales = scales_of(law, chunks[pick.chunk].max);
+  LawScales scales = scales_of(law, chunks[pick.chunk].max);
   double target = pick.target;
   int64_t token = -1;
   for_each_run(source, begin, end, [&](const void* data, int32_t dtype, int64_t n, int64_t at) {
     int64_t last = -1;
+    scales.floor = source.floor_at(at);
     const int64_t hit = k.dtype[dtype].invert(data, n, scales, &target, &last);
     if (last >= 0) token = at + last;  // also the answer where rounding puts the target past the end
     return hit >= 0;
@@ -148,8 +161,9 @@ int64_t draw_another(const KernelTable& k, RowSource source, int64_t vocab, cons
 
 void exponentials(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, const RowLaw& law,
                   float max, float* out) {
-  const LawScales scales = scales_of(law, max);
+  LawScales scales = scales_of(law, max);
   for_each_run(source, begin, end, [&](const void* data, int32_t dtype, int64_t n, int64_t at) {
+    scales.floor = source.floor_at(at);
     k.dtype[dtype].exponentials(data, n, scales, out + (at - begin));
     return false;
   });
@@ -157,9 +171,10 @@ void exponentials(const KernelTable& k, const RowSource& source, int64_t begin, 
 
 void store_probabilities(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law,
                          const RowStats& stats, BFloat16* out) {
-  const LawScales scales = scales_of(law, stats.max);
+  LawScales scales = scales_of(law, stats.max);
   const float share = static_cast<float>(1 / (1 + stats.rest));
   for_each_run(source, 0, vocab, [&](const void* data, int32_t dtype, int64_t n, int64_t at) {
+    scales.floor = source.floor_at(at);
     k.dtype[dtype].probabilities(data, n, scales, share, out + at);
     return false;
   });

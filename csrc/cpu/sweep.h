@@ -10,6 +10,8 @@
 
 namespace dlm::cpu {
 
+LawScales scales_of(const RowLaw& law, float ref);
+
 ChunkStats sweep_chunk(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, const RowLaw& law);
 
 // False if the row is bad: NaN, +inf, or no finite logit.

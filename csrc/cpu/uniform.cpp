@@ -1,5 +1,6 @@
 // The steps in which a position may fall back to noise.
 #include "backend.h"
+#include "cutoff.h"
 #include "redraw.h"
 #include "steps.h"
 
@@ -55,14 +56,18 @@ class Mover {
   }
 
   RowJob job(int64_t row) const {
-    return {row_source(k_, cond_, r_.geometry, scratch_, row),
-            row_law(float_at(a_.sweep.temperature, place_of(r_.geometry, row).b), kSampled, false)};
+    const int64_t b = place_of(r_.geometry, row).b;
+    RowJob job;
+    job.source = row_source(k_, cond_, r_.geometry, scratch_, row);
+    job.law = row_law(float_at(a_.sweep.temperature, b), kSampled, false);
+    job.filter = filter_of(a_.sweep, r_, b);
+    return job;
   }
 
   // Returns the new token, -1 if the row is bad.
-  int64_t move(const RowJob& job, const ChunkStats* chunks, int64_t row, const Place& at) const {
+  int64_t move(RowJob& job, ChunkStats* chunks, int64_t row, const Place& at) const {
     RowStats stats;
-    if (!finish_row(k_, job.source, r_.vocab, job.law, chunks, &stats)) return -1;
+    if (!filter_row(k_, &job.source, r_.vocab, job.law, job.filter, chunks, job.room, &stats)) return -1;
     const Current current = held(job.source, token_on_canvas(a_.decide.x, at));
     const Redrawn to = r_.redraw == kNoRedraw ? take_route(job, chunks, stats, row, at, current)
                                               : draw_again(job, stats, row, at, current);
@@ -158,7 +163,7 @@ void transition_step(const TransitionArgs& a, const Resolved& r, const dlm_execu
   bool* const changed = reinterpret_cast<bool*>(scratch.key);
   for_each_row(
       kernels, executor, scratch, count, r.vocab, [&](int64_t i) { return mover.job(scratch.candidate[i]); },
-      [&](int64_t i, const RowJob& job, const ChunkStats* chunks) {
+      [&](int64_t i, RowJob& job, ChunkStats* chunks) {
         const int64_t row = scratch.candidate[i];
         const Place at = place_of(g, row);
         const int64_t before = token_on_canvas(x, at), token = mover.move(job, chunks, row, at);

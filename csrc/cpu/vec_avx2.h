@@ -19,6 +19,24 @@ struct Vec {
   // b when either is NaN: the instruction's own rule, kept by the other Vecs.
   static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
   static bool any_equal(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)) != 0; }
+  // z, but -inf below the floor and for NaN.
+  static Vec floored(Vec z, Vec floor) {
+    return {_mm256_blendv_ps(set(-dlm::kInfinity).v, z.v, _mm256_cmp_ps(z.v, floor.v, _CMP_GE_OQ))};
+  }
+  // The lanes in [low, high], one after the other; returns how many. May write kWidth floats.
+  static int64_t compress(Vec z, Vec low, Vec high, float* out) {
+    const __m256 inside = _mm256_and_ps(_mm256_cmp_ps(z.v, low.v, _CMP_GE_OQ), _mm256_cmp_ps(z.v, high.v, _CMP_LE_OQ));
+    const int lanes = _mm256_movemask_ps(inside);
+    if (lanes == 0) return 0;
+    float lane[kWidth];
+    z.store(lane);
+    int64_t n = 0;
+    for (int i = 0; i < kWidth; ++i) {
+      out[n] = lane[i];
+      n += lanes >> i & 1;
+    }
+    return n;
+  }
   void store(float* out) const { _mm256_storeu_ps(out, v); }
 
   // exp2(d * scale) of kStep Vecs as fraction * power, d * scale in [-126, 127] or NaN. With d * scale = n + k / 8 + f,

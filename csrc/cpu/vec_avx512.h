@@ -35,6 +35,17 @@ struct Vec {
   static Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
   static Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }  // b when either is NaN
   static bool any_equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ) != 0; }
+  // z, but -inf below the floor and for NaN.
+  static Vec floored(Vec z, Vec floor) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(z.v, floor.v, _CMP_GE_OQ), set(-dlm::kInfinity).v, z.v)};
+  }
+  // The lanes in [low, high], one after the other; returns how many. May write kWidth floats.
+  static int64_t compress(Vec z, Vec low, Vec high, float* out) {
+    const __mmask16 inside = static_cast<__mmask16>(_mm512_cmp_ps_mask(z.v, low.v, _CMP_GE_OQ) &
+                                                    _mm512_cmp_ps_mask(z.v, high.v, _CMP_LE_OQ));
+    _mm512_storeu_ps(out, _mm512_maskz_compress_ps(inside, z.v));
+    return __builtin_popcount(inside);
+  }
   void store(float* out) const { _mm512_storeu_ps(out, v); }
 
   // exp2(d * scale) of kStep Vecs as fraction * power, d * scale in [-123, 127] or NaN. With d * scale = n + k / 32 +

@@ -23,6 +23,18 @@ struct Vec {
     const Ints eq = a.v == b.v;
     return (eq[0] | eq[1] | eq[2] | eq[3]) != 0;
   }
+  // z, but -inf below the floor and for NaN.
+  static Vec floored(Vec z, Vec floor) { return {z.v >= floor.v ? z.v : set(-dlm::kInfinity).v}; }
+  // The lanes in [low, high], one after the other; returns how many. May write kWidth floats.
+  static int64_t compress(Vec z, Vec low, Vec high, float* out) {
+    const Ints inside = (z.v >= low.v) & (z.v <= high.v);
+    int64_t n = 0;
+    for (int i = 0; i < kWidth; ++i) {
+      out[n] = z.v[i];
+      n -= inside[i];
+    }
+    return n;
+  }
   void store(float* out) const { memcpy(out, &v, sizeof v); }
 
   // exp2(d * scale) of kStep Vecs as fraction * power, d * scale in [-126, 127] or NaN. Adding 1.5 * 2^23 rounds to an

@@ -91,7 +91,7 @@ py::tuple row_stats(const py::array& logits, const py::array& temperature, const
   a.out.bad = data<bool>(bad);
   const Threads executor(threads > 0 ? threads : 1);
   const int64_t ids = suppress.has_value() ? suppress->size() : 0;
-  const auto bytes = static_cast<size_t>(dlm_cpu_workspace_bytes(bad.size(), 0, ids, executor.threads));
+  const auto bytes = static_cast<size_t>(dlm_cpu_workspace_bytes(bad.size(), 0, ids, 0, executor.threads));
   dlm_error error;
   int32_t status;
   {

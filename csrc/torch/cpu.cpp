@@ -24,7 +24,10 @@ class Cpu {
   Cpu(const Tensor& anchor, const Need& need)
       // int64 elements: aligned for everything that is cut from it.
       : scratch_(make_like(anchor,
-                           {(dlm_cpu_workspace_bytes(need.rows, need.batch, need.num_suppress, pool_.threads) + 7) / 8},
+                           {(dlm_cpu_workspace_bytes(need.rows, need.batch, need.num_suppress,
+                                                     need.filtered ? need.vocab : 0, pool_.threads) +
+                             7) /
+                            8},
                            ScalarType::Long)) {}
 
   int32_t call(const RowStatsArgs& a, dlm_error* e) { return dlm_cpu_row_stats(&a, &pool_, workspace(), e); }

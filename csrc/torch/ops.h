@@ -61,6 +61,7 @@ T* data(Tensor& t) {
 // What a call needs besides its arguments.
 struct Need {
   int64_t rows = 0, vocab = 0, batch = 0, num_suppress = 0;  // vocab 0: no logits are read
+  bool filtered = false;
 };
 
 // A Device has: ordinal(tensor), -1 for the CPU; a constructor from (a tensor of the device, Need); and call(args,
@@ -139,6 +140,9 @@ struct Ops {
     p->mask_id = mask_id.value_or(0);
   }
 
+  static bool any(const MaybeTensor& a, const MaybeTensor& b, const MaybeTensor& c) {
+    return a.has_value() || b.has_value() || c.has_value();
+  }
   static int64_t count(const MaybeTensor& ids) { return ids.has_value() ? ids->numel() : 0; }
 
   using Eight = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -180,7 +184,7 @@ struct Ops {
               view(given), confidence.c_str(), confidence_from.c_str(), conf_dtype.c_str()};
     a.out = {data<int64_t>(tokens), data<float>(score),   data<float>(key),
              data<float>(logprob),  data<float>(entropy), data<bool>(bad)};
-    run(logits, {product(shape), vocab_of(logits), 0, count(suppress)}, a);
+    run(logits, {product(shape), vocab_of(logits), 0, count(suppress), any(top_k, top_p, min_p)}, a);
     return {tokens, score, key, logprob, entropy, bad};
   }
 
@@ -219,7 +223,7 @@ struct Ops {
     a.out.confidence = data<float>(score);
     a.out.unmask = {data<bool>(committed), data<int64_t>(num_committed), data<int64_t>(num_open),
                     data<int64_t>(num_bad)};
-    run(x, {product(shape), vocab_of(logits), product(batch), count(suppress)}, a);
+    run(x, {product(shape), vocab_of(logits), product(batch), count(suppress), any(top_k, top_p, min_p)}, a);
     return {tokens, score, committed, num_committed, num_open, num_bad};
   }
 
@@ -304,7 +308,7 @@ struct Ops {
     a.mask_id = mask_id;
     a.state = {written(argmax), written(unchanged), written(probs), stability, confident};
     a.out = {best.mutable_data_ptr(), data<float>(entropy)};
-    run(x, {product(shape), vocab_of(logits), product(batch), count(suppress)}, a);
+    run(x, {product(shape), vocab_of(logits), product(batch), count(suppress), any(top_k, top_p, min_p)}, a);
     return {tokens, best, entropy, score, accepted, num_accepted, num_bad};
   }
 
@@ -341,7 +345,7 @@ struct Ops {
     a.out.confidence = data<float>(score);
     a.out.num_changed = data<int64_t>(num_changed);
     a.out.num_bad = data<int64_t>(num_bad);
-    run(x, {product(shape), vocab_of(logits), product(batch), count(suppress)}, a);
+    run(x, {product(shape), vocab_of(logits), product(batch), count(suppress), any(top_k, top_p, min_p)}, a);
     return {tokens, route, p_current, score, num_changed, num_bad};
   }
 

@@ -20,7 +20,7 @@ struct __m256i {
   uint16_t lane[16];
 };
 typedef uint16_t __mmask16;
-enum { _CMP_EQ_OQ = 0 };
+enum { _CMP_EQ_OQ = 0x00, _CMP_GE_OQ = 0x1d, _CMP_LE_OQ = 0x12 };
 
 template <class F>
 inline __m512 lanes512(F f) {
@@ -46,10 +46,24 @@ inline __m512 _mm512_fmsub_ps(__m512 a, __m512 b, __m512 c) {
 inline __m512 _mm512_max_ps(__m512 a, __m512 b) {  // b when either is NaN
   return lanes512([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
-inline __mmask16 _mm512_cmp_ps_mask(__m512 a, __m512 b, int) {
+inline __mmask16 _mm512_cmp_ps_mask(__m512 a, __m512 b, int op) {
   unsigned mask = 0;
-  for (int i = 0; i < 16; ++i) mask |= (a.lane[i] == b.lane[i] ? 1u : 0u) << i;
+  for (int i = 0; i < 16; ++i) {
+    const float x = a.lane[i], y = b.lane[i];
+    mask |= ((op == _CMP_GE_OQ ? x >= y : op == _CMP_LE_OQ ? x <= y : x == y) ? 1u : 0u) << i;
+  }
   return static_cast<__mmask16>(mask);
+}
+inline __m512 _mm512_mask_blend_ps(__mmask16 mask, __m512 a, __m512 b) {
+  return lanes512([&](int i) { return (mask >> i & 1) != 0 ? b.lane[i] : a.lane[i]; });
+}
+inline __m512 _mm512_maskz_compress_ps(__mmask16 mask, __m512 a) {
+  __m512 out = {};
+  int n = 0;
+  for (int i = 0; i < 16; ++i) {
+    if ((mask >> i & 1) != 0) out.lane[n++] = a.lane[i];
+  }
+  return out;
 }
 inline __m512 _mm512_loadu_ps(const void* p) {
   __m512 out;
