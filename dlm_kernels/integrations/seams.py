@@ -101,6 +101,17 @@ def function_seam(owner, name, fast, does):
     return Seam(owner, name, lambda original, report: guarded(fast, original, report), does)
 
 
+def step_seams(owner, *steps):
+    """Seams for ``steps``, pairs (function, what it does in words): of each that ``owner``, an instance, class or module, has
+    under the function's name. Unsupported where the parameters there are not known."""
+    shared = isinstance(owner, (types.ModuleType, type))
+    for fast, does in steps:
+        original = getattr(owner, fast.__name__, None)
+        if original is not None:
+            known_parameters(original, fast if shared else types.MethodType(fast, owner))
+            yield (function_seam if shared else method_seam)(owner, fast.__name__, fast, does)
+
+
 def backend_of(device):
     """What serves tensors of ``device``, in words."""
     kind = "cpu" if device is None else device.type
@@ -129,6 +140,12 @@ def is_a(obj, *names):
             if kind.__name__ == wanted and (kind.__module__ == package or kind.__module__.startswith(package + ".")):
                 return True
     return False
+
+
+def class_named(obj, *names):
+    """The class of obj, or the first one it derives from, that has one of these names, in whatever module: code from a hub or a
+    checkout lies in modules of many names. None if there is none."""
+    return next((kind for kind in type(obj).__mro__ if kind.__name__ in names), None)
 
 
 def has_parameters(function, *names):
