@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from unittest import mock
 
@@ -85,21 +86,37 @@ def native_core(core_library, capfd):
 
 
 @pytest.fixture
-def checkout():
-    """checkout(NAME, file, absent=...) -> a module of the codebase below DLM_KERNELS_CHECKOUT_NAME, its folder on the path, with
-    stand-ins for its ``absent`` imports."""
+def checkout_root():
+    """checkout_root(NAME) -> the folder in DLM_KERNELS_CHECKOUT_NAME."""
+
+    def root(name):
+        found = os.environ.get(f"DLM_KERNELS_CHECKOUT_{name}")
+        if found is None:
+            pytest.skip(f"DLM_KERNELS_CHECKOUT_{name} names no checkout")
+        return Path(found)
+
+    return root
+
+
+@pytest.fixture
+def checkout(checkout_root):
+    """checkout(NAME, file, package=..., absent=...) -> a module of the codebase below DLM_KERNELS_CHECKOUT_NAME, in its package,
+    its folder on the path, with stand-ins for its ``absent`` imports."""
     before, known, roots = list(sys.path), set(sys.modules), []
 
-    def load(name, file, absent=()):
-        root = os.environ.get(f"DLM_KERNELS_CHECKOUT_{name}")
-        if root is None:
-            pytest.skip(f"DLM_KERNELS_CHECKOUT_{name} names no checkout")
-        path = Path(root) / file
+    def load(name, file, package="", absent=()):
+        root = checkout_root(name)
+        path = root / file
         roots.append(str(root))
         sys.path.insert(0, str(path.parent))
         for missing in absent:
             sys.modules.setdefault(missing, mock.MagicMock(__path__=[]))
-        spec = importlib.util.spec_from_file_location(f"checkout_{name.lower()}", path)
+        names = package.split(".") if package else []
+        for depth in range(len(names)):  # packages whose __init__ is not run: it imports all of the codebase
+            parent = types.ModuleType(".".join(names[: depth + 1]))
+            parent.__path__ = [str(path.parents[len(names) - 1 - depth])]
+            sys.modules[parent.__name__] = parent
+        spec = importlib.util.spec_from_file_location(".".join([*names, path.stem]), path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
@@ -109,7 +126,8 @@ def checkout():
     sys.path[:] = before
     for name in set(sys.modules) - known:
         module = sys.modules[name]
-        if isinstance(module, mock.MagicMock) or str(getattr(module, "__file__", "")).startswith(tuple(roots)):
+        places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
+        if isinstance(module, mock.MagicMock) or any(str(place).startswith(tuple(roots)) for place in places):
             del sys.modules[name]
 
 

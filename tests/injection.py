@@ -51,7 +51,7 @@ class Numbers:
 
 
 @contextlib.contextmanager
-def ours(where="dlm_kernels.calling"):
-    """The ops draw with the seeds of a fresh ``Numbers``."""
-    with mock.patch(f"{where}.fresh_seeds", Numbers().seeds):
+def ours(where="dlm_kernels.calling", numbers=None):
+    """The ops draw with the seeds of these ``Numbers``, or of fresh ones."""
+    with mock.patch(f"{where}.fresh_seeds", (numbers or Numbers()).seeds):
         yield

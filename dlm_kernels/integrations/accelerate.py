@@ -15,7 +15,21 @@ from .. import _load
 from .seams import Report, Unsupported
 
 # The modules beside this one that have ADAPTERS, the most specific first.
-_CLIENTS = ("fast_dllm", "llada", "sumi", "gidd", "udlm", "duo", "sedd", "transformers")
+_CLIENTS = (
+    "dinfer",
+    "fast_dllm",
+    "llada",
+    "llada2",
+    "dream",
+    "mdlm",
+    "remdm",
+    "sumi",
+    "gidd",
+    "udlm",
+    "duo",
+    "sedd",
+    "transformers",
+)
 
 _RECORD = "_dlm_kernels_seams"
 

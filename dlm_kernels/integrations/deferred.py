@@ -83,15 +83,16 @@ def _as_logits(logits):
 
 class Law(Deferred):
     """softmax(logits / temperature) as probabilities in ``dtype``, temperature 0 the argmax alone, filtered by ``top_k`` and then
-    ``top_p`` (None or 0, and 1: off), which keep what ties with the k-th token and what crosses p."""
+    ``top_p`` (None or 0, and 1: off), which keep what ties with the k-th token, and what crosses p unless ``top_p_crossing`` is
+    "drop"."""
 
     @staticmethod
-    def __new__(cls, logits, temperature=1.0, dtype=torch.float32, top_k=None, top_p=None):
+    def __new__(cls, logits, temperature=1.0, dtype=torch.float32, top_k=None, top_p=None, top_p_crossing="keep"):
         return Deferred.__new__(cls, logits, None, dtype)
 
-    def __init__(self, logits, temperature=1.0, dtype=torch.float32, top_k=None, top_p=None):
+    def __init__(self, logits, temperature=1.0, dtype=torch.float32, top_k=None, top_p=None, top_p_crossing="keep"):
         super().__init__(logits, self._probabilities, dtype)
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.temperature, self.top_k, self.top_p, self.top_p_crossing = temperature, top_k, top_p, top_p_crossing
 
     @property
     def filtered(self):
@@ -100,7 +101,8 @@ class Law(Deferred):
     @property
     def options(self):
         """Of a step that is to draw from this law."""
-        return dict(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, top_k_ties="all")
+        names = ("temperature", "top_k", "top_p", "top_p_crossing")
+        return {name: getattr(self, name) for name in names} | {"top_k_ties": "all"}
 
     def max(self, *args, **kwargs):
         """Over the vocabulary from the statistics of the rows, in one read; otherwise as of any tensor."""
@@ -117,7 +119,8 @@ class Law(Deferred):
             return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
         rows = logits.flatten(0, -2)
         one = lambda value, dtype: None if value is None else torch.full((1,), value, dtype=dtype, device=rows.device)
-        filters = cutoff.Filters(one(self.top_k, torch.int64), one(self.top_p, torch.float64), keep_ties=True)
+        drops, numbers = self.top_p_crossing == "drop", (one(self.top_k, torch.int64), one(self.top_p, torch.float64))
+        filters = cutoff.Filters(*numbers, drop_crossing=drops, keep_ties=True)
         sequence = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
         temperature = torch.full((len(rows),), self.temperature, dtype=torch.float64, device=rows.device)
         return (cutoff.keep(rows, temperature, sequence, filters).view_as(logits) / self.temperature).softmax(-1)

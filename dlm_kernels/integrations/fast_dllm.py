@@ -30,7 +30,7 @@ import torch
 
 from .. import Factor
 from .llada import add_gumbel_noise, get_num_transfer_tokens
-from .seams import function_seam, has_parameters, known_parameters
+from .seams import has_parameters, step_seams
 from .transfer import at_least, no_grad, propose, quotas, refuse, take
 
 __all__ = ["add_gumbel_noise", "get_num_transfer_tokens", "get_transfer_index", "get_transfer_index_dynamic"]
@@ -88,11 +88,8 @@ class _GenerateModule:
         )
 
     def seams(self, obj):
-        for fast in (get_transfer_index, get_transfer_index_dynamic):
-            original = getattr(obj, fast.__name__, None)
-            if original is not None:
-                known_parameters(original, fast)
-                yield function_seam(obj, fast.__name__, fast, "draws tokens and picks those to commit")
+        steps = get_transfer_index, get_transfer_index_dynamic
+        return step_seams(obj, *((step, "draws tokens and picks those to commit") for step in steps))
 
 
 ADAPTERS = (_GenerateModule(),)

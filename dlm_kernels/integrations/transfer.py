@@ -1,5 +1,6 @@
-"""What several masked codebases do in one function, after Fast-dLLM's ``get_transfer_index``: draw a token for every masked
-position, say which of them to take, and leave the canvas alone. Their modules beside this one call ``propose``."""
+"""What the drop-ins of the masked codebases share: ``propose``, after Fast-dLLM's ``get_transfer_index`` that several of them
+have taken over (draw a token for every masked position, say which to take, leave the canvas alone), and ``drawn``, the draw
+alone."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import math
 
 import torch
 
-from .. import Threshold, TopK, denoise_step
+from .. import Threshold, TopK, denoise_step, draw_tokens
 from ..calling import FINITE_ROWS
 from .seams import Unsupported
 
@@ -56,6 +57,21 @@ def take(result):
     that wait for the last mask from ending. They wait for the device themselves right after."""
     refuse(bool(result.num_bad.any()), f"logits: {FINITE_ROWS}, got a bad one")
     return result.tokens, result.committed
+
+
+def drawn(logits, temperature, **options):
+    """The Draw of every row of ``logits`` [..., V]; options as in ``draw_tokens``. Refuses rows of NaN or nothing finite: what
+    follows ranks them, and the codebases wait for the device there anyway."""
+    check_temperature(temperature)
+    rows = readable(logits).flatten(0, -2)
+    draw = draw_tokens(rows, temperature=temperature, **options)
+    refuse(bool(draw.bad.any()), f"logits: {FINITE_ROWS}, got a bad one")
+    return draw._replace(**{name: getattr(draw, name).view(logits.shape[:-1]) for name in ("tokens", "confidence")})
+
+
+def nucleus(top_p):
+    """transformers' top-p as the ops take it: None or from 1 on it is off, and the first token always stays."""
+    return None if top_p is None else min(max(float(top_p), 0.0), 1.0)
 
 
 def readable(logits):
