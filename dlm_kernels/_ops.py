@@ -21,6 +21,7 @@ _FILTER = (
 )
 _LAW = f"Tensor? uncond_logits=None, float cfg_scale=0.0, {_FILTER}"
 _SCORE = 'str confidence="prob", str confidence_from="raw", str conf_dtype="float32"'
+_RANKING = "float rank_temperature=0.0"
 _DRAW = f"int shift=0, Tensor? suppress=None, Tensor? demote=None, {_LAW}, Tensor? uniform=None"
 _RULE = "str rule, float level=0.0, float low=0.0, bool strict=True"
 _WINDOW = "int window_start=0, int window_stop=-1, Tensor? frozen=None"
@@ -31,10 +32,10 @@ SCHEMAS = {
     "row_stats": f"(Tensor logits, Tensor temperature, *, Tensor? given=None, {_SWEEP}) -> "
     "(Tensor argmax, Tensor max, Tensor logsumexp, Tensor second, Tensor rest, Tensor entropy, Tensor p_given, Tensor bad)",
     "draw_tokens": f"(Tensor logits, Tensor temperature, Tensor seed, Tensor step, *, {_PLACE}, int length=0, {_DRAW}, "
-    f"Tensor? given=None, {_SCORE}) -> "
+    f"Tensor? given=None, {_SCORE}, {_RANKING}) -> "
     "(Tensor tokens, Tensor confidence, Tensor key, Tensor logprob, Tensor entropy, Tensor bad)",
     "denoise_step_": "(Tensor(a!) x, Tensor logits, Tensor temperature, Tensor seed, Tensor step, Tensor quota, *, "
-    f"int? mask_id=None, {_RULE}, {_EDIT}, {_WINDOW}, {_PLACE}, {_DRAW}, {_SCORE}, "
+    f"int? mask_id=None, {_RULE}, {_EDIT}, {_WINDOW}, {_PLACE}, {_DRAW}, {_SCORE}, {_RANKING}, "
     f"{_TRACE}) -> "
     "(Tensor tokens, Tensor confidence, Tensor committed, Tensor num_committed, Tensor num_open, Tensor num_bad)",
     "topk_unmask_": "(Tensor(a!) x, Tensor tokens, Tensor confidence, Tensor quota, *, int? mask_id=None, "

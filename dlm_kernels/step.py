@@ -30,9 +30,9 @@ from .results import Draw, EditResult, RemaskResult, RowStats, StepResult, Unmas
 from .rules import Rule
 
 
-def _needs_noise(temperature, confidence):
+def _needs_noise(temperature, confidence, rank_temperature):
     """Whether anything random is used: greedy steps spare the draw of a seed."""
-    return confidence == "random" or isinstance(temperature, torch.Tensor) or temperature != 0
+    return confidence == "random" or isinstance(temperature, torch.Tensor) or temperature != 0 or rank_temperature != 0
 
 
 def _mask(mask_id):
@@ -95,6 +95,7 @@ def draw_tokens(
     confidence="prob",
     confidence_from="raw",
     conf_dtype=torch.float32,
+    rank_temperature=None,
     check=False,
 ):
     """Draw one token per row and score it: the sweep and draw of ``denoise_step``, without a canvas.
@@ -116,7 +117,8 @@ def draw_tokens(
     device = logits.device
     per_sequence = temperatures(temperature, device)
     batch_size = logits.shape[0] if logits.dim() == 3 else per_sequence.shape[0]
-    if not _needs_noise(temperature, confidence) and seed is None:
+    ranking = 0.0 if rank_temperature is None else number("rank_temperature", rank_temperature)
+    if not _needs_noise(temperature, confidence, ranking) and seed is None:
         seed = 0
     seeds, steps = noise(seed, step, generator, batch_size, device)
     tokens, score, key, logprob, entropy, bad = call(
@@ -132,6 +134,7 @@ def draw_tokens(
         **law(device, suppress, uncond_logits, cfg_scale, uniform),
         **filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
         **scoring(confidence, confidence_from, conf_dtype),
+        rank_temperature=ranking,
     )
     if check and bool(bad.any()):
         where = tuple(bad.nonzero()[0].tolist())
@@ -157,6 +160,7 @@ def denoise_step_(
     confidence="prob",
     confidence_from="raw",
     conf_dtype=torch.float32,
+    rank_temperature=None,
     start=None,
     rows=None,
     shift=0,
@@ -204,6 +208,9 @@ def denoise_step_(
             filtered (Dream, LLaDA2, diffusers); or "tempered", at T and unfiltered. Where T is 0 it counts as 1.
         conf_dtype: float32 ranks on the mass left beside the token, which does not tie at p = 1; bfloat16 and float64 rank
             on p rounded as codebases computing in that dtype hold it.
+        rank_temperature: with TopK, rank at random: the positions are drawn one after the other, without replacement, from
+            softmax(confidence / rank_temperature), by keyed noise: Dream's alg_temp. The reported confidence is the plain one.
+            0 or None: off.
         start: int or int64 [B], first position of the logits; default 0.
         shift: -1: position i reads row i - 1, the first row itself (Dream). Dense logits only.
         window: (start, stop): positions that may change. frozen: bool [B, L], True where they may not.
@@ -231,7 +238,8 @@ def denoise_step_(
     x, logits = tensor("x", x), tensor("logits", logits)
     require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
     device, mask = logits.device, _mask(mask_id)
-    if not _needs_noise(temperature, confidence) and seed is None:
+    ranking = 0.0 if rank_temperature is None else number("rank_temperature", rank_temperature)
+    if not _needs_noise(temperature, confidence, ranking) and seed is None:
         seed = 0
     seeds, steps = noise(seed, step, generator, x.shape[0] if x.dim() else 1, device)
     writing = Writing(check, x, trace, **_editing(x, logits, edit, edits_left))
@@ -257,6 +265,7 @@ def denoise_step_(
         **law(device, suppress, uncond_logits, cfg_scale, uniform),
         **filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
         **scoring(confidence, confidence_from, conf_dtype),
+        rank_temperature=ranking,
         **writing.arguments,
         names=NAMES | dict(quota="k" if rule.name == "topk" else "at_least"),
     )

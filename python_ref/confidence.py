@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from .philox import gumbel
+
 CONFIDENCES = ("prob", "margin", "neg_entropy", "random", "gain", "change")
 COMPARING = ("gain", "change")  # those that look at what the position holds
 SOURCES = ("raw", "sampled", "tempered")
@@ -62,6 +64,15 @@ def score(stats, token, odds, temperature, confidence, dtype, rank_uniform, curr
         same = token == current.token
         value, key = torch.where(same, 0.0, value), torch.where(same, LOWEST, key)
     return value, key.clamp(min=LOWEST).float()
+
+
+def stochastic_key(value, temperature, uniform):
+    """The key that ranks at random, as if drawing without replacement from softmax(value / temperature): float32 [n].
+
+    Gumbel top-k (Kool et al., arXiv 1903.06059), for Dream's alg_temp. 1 is taken off because confident values, which are
+    close to it, then keep their digits in a float; the softmax does not notice.
+    """
+    return ((value - 1) / temperature + gumbel(uniform)).clamp(min=LOWEST).float()
 
 
 def demote(value, key, demoted, confidence):

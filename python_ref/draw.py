@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import torch
 
-from .confidence import Current, law_temperature, score
+from .confidence import Current, law_temperature, score, stochastic_key
 from .confidence import demote as demote_
 from .cutoff import keep
 from .geometry import per_request, read_rows, slabs
-from .philox import STREAM_DRAW, draw_uniform, rank_uniform
+from .philox import STREAM_DRAW, STREAM_RANK, draw_uniform, rank_uniform
 from .row_stats import RowStats, effective_logits, logit_of, sweep
 
 
@@ -83,11 +83,16 @@ def draw_other(z, stats, temperature, uniform, current):
     return token.clamp(0, z.shape[-1] - 1), ~left.unusable & ~(greedy & (stats.argmax == current))
 
 
+def keyed_uniform(drawing, batch, position, stream):
+    """float64 [n] of the positions (batch, position)."""
+    return draw_uniform(per_request(drawing.seed, batch), position, drawing.step.reshape(()), stream)
+
+
 def row_uniform(drawing, index, batch, position, stream=STREAM_DRAW, column=None):
     """The uniform numbers of the rows ``index`` for ``stream``, float64 [n]: the caller's, in this column where a step
     needs several, or those keyed by (seed, position, step)."""
     if drawing.uniform is None:
-        return draw_uniform(per_request(drawing.seed, batch), position, drawing.step.reshape(()), stream)
+        return keyed_uniform(drawing, batch, position, stream)
     return drawing.uniform[index] if column is None else drawing.uniform[(*index, column)]
 
 
@@ -139,6 +144,8 @@ def draw_rows(wanted, rows, params, drawing, *, current=None, committed=None, pr
             rank_uniform(per_request(drawing.seed, batch), position, drawing.step.reshape(())),
             Current(held, logit_of(law.z, held)),
         )
+        if drawing.rank_temperature > 0:
+            key = stochastic_key(value, drawing.rank_temperature, keyed_uniform(drawing, batch, position, STREAM_RANK))
         if drawing.demote is not None:
             value, key = demote_(value, key, torch.isin(token, drawing.demote), drawing.confidence)
 

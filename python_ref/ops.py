@@ -84,6 +84,7 @@ def draw_tokens(
     confidence="prob",
     confidence_from="raw",
     conf_dtype="float32",
+    rank_temperature=0.0,
 ):
     """Draw one token per row of ``logits`` and score it; ``given`` int64 row-shaped is what its position holds, -1 = none.
 
@@ -99,7 +100,7 @@ def draw_tokens(
         places = dense_rows(*logits.shape[:2], start, logits.device)
     filters = Filters(top_k, top_p, min_p, filter_order, drop_crossing, keep_ties)
     law = Sweep(logits, temperature, uncond_logits, cfg_scale, suppress, shift=shift, filters=filters)
-    drawing = Drawing(seed, step, uniform, demote, confidence, confidence_from, conf_dtype)
+    drawing = Drawing(seed, step, uniform, demote, confidence, confidence_from, conf_dtype, rank_temperature)
     out = draw_rows(places.real, places, law, drawing, current=given)
     return out.tokens, out.value.float(), out.key, out.logprob.float(), out.entropy, out.bad
 
@@ -141,6 +142,7 @@ def denoise_step_(
     confidence="prob",
     confidence_from="raw",
     conf_dtype="float32",
+    rank_temperature=0.0,
     trace=None,
     trace_steps=None,
 ):
@@ -154,7 +156,7 @@ def denoise_step_(
     validate.denoise_step(**locals())
     filters = Filters(top_k, top_p, min_p, filter_order, drop_crossing, keep_ties)
     law = Sweep(logits, temperature, uncond_logits, cfg_scale, suppress, shift=shift, filters=filters)
-    drawing = Drawing(seed, step, uniform, demote, confidence, confidence_from, conf_dtype)
+    drawing = Drawing(seed, step, uniform, demote, confidence, confidence_from, conf_dtype, rank_temperature)
     note = Trace(trace, trace_steps, step)
     places = rows_on(x, logits, start, rows)
     read_for = None if edit is not None else mask_id

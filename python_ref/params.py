@@ -30,6 +30,7 @@ class Drawing(NamedTuple):
     confidence: str = "prob"
     confidence_from: str = "raw"
     conf_dtype: str = "float32"
+    rank_temperature: float = 0.0
 
 
 class Trace(NamedTuple):

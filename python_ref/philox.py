@@ -8,7 +8,7 @@ stream) and on nothing else, so neither the batch nor the order of the work can 
 import torch
 
 STREAM_DRAW = 0  # which token
-STREAM_RANK = 1  # confidence="random"
+STREAM_RANK = 1  # confidence="random", rank_temperature
 STREAM_ROUTE = 2  # stay, model, noise or mask
 STREAM_NOISE = 3  # the token of the noise prior
 STREAM_FORWARD_ROUTE = 4  # of q_sample, whose canvas a step may take up under the same seed and step
@@ -57,6 +57,11 @@ def draw_uniform(seed, position, step, stream=STREAM_DRAW):
     """float64, strictly inside (0, 1): 52 random bits and a half, so the nearest to 1 is 1 - 2^-53."""
     w0, w1, _, _ = keyed_words(seed, position, step, stream)
     return (((w0 << 20) | (w1 >> 12)).double() + 0.5) * 2.0**-52
+
+
+def gumbel(uniform):
+    """Gumbel noise, float64, from uniforms in (0, 1)."""
+    return -torch.log(-torch.log1p(-uniform))
 
 
 def rank_uniform(seed, position, step):

@@ -401,10 +401,14 @@ def _fits(argument, token, x):
     _require(_dtype(x) == "int64" or -(2**31) <= token < 2**31, argument, "must fit in int32 as x", token)
 
 
-def _scoring(confidence, confidence_from, conf_dtype):
+def _scoring(confidence, confidence_from, conf_dtype, rank_temperature=0.0):
     _require_name("confidence", confidence, CONFIDENCES)
     _require_name("confidence_from", confidence_from, SOURCES)
     _require_name("conf_dtype", conf_dtype, tuple(DTYPES))
+    finite = 0 <= rank_temperature < float("inf")
+    _require(finite, "rank_temperature", "must be finite and >= 0", format(rank_temperature, "g"))
+    useful = rank_temperature == 0 or confidence != "random"
+    _require(useful, "rank_temperature", "must be 0 for confidence random", format(rank_temperature, "g"))
 
 
 # ---- one op each: its arguments in the order of the signature ------------------------------------------------------
@@ -448,7 +452,7 @@ def draw_tokens(**arguments):
     _filters(a, batch_size, "logits", a.logits)
     _uniform(a.uniform, a.logits.shape[:-1], "logits", a.logits)
     _like_rows("given", a.given, "int64", a.logits)
-    _scoring(a.confidence, a.confidence_from, a.conf_dtype)
+    _scoring(a.confidence, a.confidence_from, a.conf_dtype, a.rank_temperature)
     needless = a.confidence not in COMPARING
     _require(needless or a.given is not None, "given", f"must be given for confidence {a.confidence}", "none")
 
@@ -485,7 +489,9 @@ def denoise_step(**arguments):
     _guidance(a.uncond_logits, a.cfg_scale, a.logits)
     _filters(a, a.x.shape[0], "x", a.x)
     _uniform(a.uniform, a.logits.shape[:-1], "logits", a.logits)
-    _scoring(a.confidence, a.confidence_from, a.conf_dtype)
+    _scoring(a.confidence, a.confidence_from, a.conf_dtype, a.rank_temperature)
+    ranked = a.rank_temperature == 0 or a.rule == "topk"
+    _require(ranked, "rank_temperature", f"must be 0 for rule {a.rule}", format(a.rank_temperature, "g"))
     _trace(a.trace, a.trace_steps, a.x)
 
 

@@ -205,6 +205,7 @@ DRAW_KEYWORDS = (
     "confidence",
     "confidence_from",
     "conf_dtype",
+    "rank_temperature",
 )
 
 
@@ -311,6 +312,8 @@ def decided(x, places, good, draws, quota, kwargs):
         )
         return answer[places.batch, places.position] & good
 
+    if kwargs["conf_dtype"] == "float64" and (kwargs["rule"] == "segment_max" or kwargs["low"] > 0):
+        return None  # it compared values with each other, too
     if kwargs["conf_dtype"] == "float64" and kwargs["rule"] in ("threshold", "factor"):
         # The rule compared 53 bits of the value and 24 were returned, so all it must be is possible.
         down, up = (torch.nextafter(draws[1], torch.tensor(end)) for end in (-torch.inf, torch.inf))
@@ -356,9 +359,18 @@ def check_draws(draws, rows, places, args, kwargs):
     demoted = torch.zeros_like(warm) if kwargs["demote"] is None else torch.isin(tokens, kwargs["demote"])
     rank = philox.rank_uniform(seed, position, step)
     held = torch.full_like(tokens, -1) if kwargs.get("given") is None else kwargs["given"][index]
+
+    def scored(law):
+        value, key = score_interval(law, tokens, kwargs["confidence"], kwargs["conf_dtype"], rank, demoted, held)
+        if kwargs["rank_temperature"] > 0:
+            u = philox.draw_uniform(seed, position, step, philox.STREAM_RANK)
+            ends = (scoring.stochastic_key(v, kwargs["rank_temperature"], u).double() for v in value)
+            key = [torch.where(demoted, k, end) for k, end in zip(key, widen(*ends))]
+        return value, key
+
     bands = [
         [
-            *score_interval(law, tokens, kwargs["confidence"], kwargs["conf_dtype"], rank, demoted, held),
+            *scored(law),
             logprob_interval(law, tokens),
             widen(law.stats.entropy() - law.entropy_error, law.stats.entropy() + law.entropy_error),
         ]

@@ -93,6 +93,7 @@ class StepCase:
     confidence: str = "prob"
     confidence_from: str = "raw"
     conf_dtype: str = "float32"
+    rank_temperature: float = 0.0
     bad_share: float = 0.0
     open_share: float = 0.7
     all_open: bool = False
@@ -166,6 +167,7 @@ class StepCase:
             confidence=self.confidence,
             confidence_from=self.confidence_from,
             conf_dtype=self.conf_dtype,
+            rank_temperature=self.rank_temperature if self.rule == "topk" and self.confidence != "random" else 0.0,
         )
         if self.filtered:
             kwargs.update(some_filters(g, per, vocab))
@@ -215,6 +217,7 @@ def step_cases(draw, **fixed):
         confidence=draw(st.sampled_from(CONFIDENCES)),
         confidence_from=draw(st.sampled_from(["raw", "sampled", "tempered"])),
         conf_dtype=draw(st.sampled_from(["float32", "bfloat16", "float64"])),
+        rank_temperature=draw(st.sampled_from([0.0, 0.0, 0.01, 0.5, 5.0])),
         bad_share=draw(st.sampled_from([0.0, 0.0, 0.2, 1.0])),
         open_share=draw(st.sampled_from([0.0, 0.7, 0.7, 1.0])),
     )

@@ -180,6 +180,23 @@ CASES = [
     ("denoise_step_", 0, dict(quota=i64(3, -2)), E, "quota: must be >= 0, got -2"),
     ("topk_unmask_", 0, dict(quota=i64(-1)), E, "quota: must be >= 0, got -1"),
     # rule
+    (
+        "denoise_step_",
+        0,
+        dict(rule="factor", rank_temperature=0.5),
+        E,
+        "rank_temperature: must be 0 for rule factor, got 0.5",
+    ),
+    ("denoise_step_", 0, dict(rank_temperature=-0.5), E, "rank_temperature: must be finite and >= 0, got -0.5"),
+    ("draw_tokens", 0, dict(rank_temperature=math.nan), E, "rank_temperature: must be finite and >= 0, got nan"),
+    ("draw_tokens", 0, dict(rank_temperature=math.inf), E, "rank_temperature: must be finite and >= 0, got inf"),
+    (
+        "draw_tokens",
+        0,
+        dict(confidence="random", rank_temperature=0.5),
+        E,
+        "rank_temperature: must be 0 for confidence random, got 0.5",
+    ),
     ("denoise_step_", 0, dict(rule="top_k"), E, f"rule: must be {RULE_NAMES}, got top_k"),
     ("denoise_step_", 0, dict(rule="threshold", level=1.5), E, "level: must be in [0, 1] for threshold, got 1.5"),
     ("denoise_step_", 0, dict(rule="threshold", level=-0.1), E, "level: must be in [0, 1] for threshold, got -0.1"),

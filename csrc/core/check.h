@@ -452,6 +452,9 @@ inline void scoring(const DrawParams& d, Resolved* out) {
   out->confidence_from = name("confidence_from", d.confidence_from, sources);
   const DType conf_dtypes[] = {kFloat32, kBFloat16, kFloat64};
   out->conf_dtype = conf_dtypes[name("conf_dtype", d.conf_dtype, {"float32", "bfloat16", "float64"})];
+  const double t = d.rank_temperature;
+  require(std::isfinite(t) && t >= 0, "rank_temperature", "must be finite and >= 0", number(t));
+  require(t == 0 || out->confidence != kRandom, "rank_temperature", "must be 0 for confidence random", number(t));
 }
 
 inline Geometry geometry(const Array& shaped, int32_t trailing, const PlaceParams& place, int64_t length) {

@@ -98,11 +98,17 @@ DLM_HD DrawnRow score_draw(const DrawParams& d, const Resolved& r, const RowLaw&
   out.good = true;
   out.token = token;
   out.best = stats.argmax;
-  const float rank =
-      r.confidence == kRandom ? uniform_23(noise(int_at(d.seed, at.b), at.p, int_at(d.step, 0), kStreamRank)) : 0;
-  out.score = holds(d.demote, token) ? demoted(r.confidence)
-                                     : score(r.confidence, r.conf_dtype, stats, token,
-                                             odds_against(stats, token, z, law.beta), law.beta, rank, current);
+  if (holds(d.demote, token)) {
+    out.score = demoted(r.confidence);
+  } else {
+    const bool noisy = r.confidence == kRandom || d.rank_temperature > 0;
+    const Philox4 words = noisy ? noise(int_at(d.seed, at.b), at.p, int_at(d.step, 0), kStreamRank) : Philox4{};
+    out.score = score(r.confidence, r.conf_dtype, stats, token, odds_against(stats, token, z, law.beta), law.beta,
+                      uniform_23(words), current);
+    if (d.rank_temperature > 0) {
+      out.score.key = stochastic_key(out.score.value, d.rank_temperature, uniform_52(words));
+    }
+  }
   out.logprob = static_cast<float>(log_prob(stats, token, z, law.beta));
   out.entropy = law.tilt ? static_cast<float>(entropy(stats)) : 0;
   return out;

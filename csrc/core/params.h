@@ -59,6 +59,7 @@ struct DrawParams {
   const char* confidence = "prob";
   const char* confidence_from = "raw";
   const char* conf_dtype = "float32";
+  double rank_temperature = 0;  // > 0: rank at random by it, confidence.h
 };
 
 // Revision counters, updated where positions change; not given: none are kept. trace.h

@@ -47,6 +47,9 @@ DLM_HD double uniform_52(Philox4 n) {
   return (static_cast<double>(w) + 0.5) * 0x1p-52;
 }
 
+// Gumbel noise from u in (0, 1): log1p keeps the digits of small ones, which make the large values.
+DLM_HD double gumbel(double u) { return -log_d(-log1p_d(-u)); }
+
 // 23 bits in a float, strictly inside (0, 1) for the same reason.
 DLM_HD float uniform_23(Philox4 n) { return (static_cast<float>(n.word[0] >> 9) + 0.5f) * 0x1p-23f; }
 

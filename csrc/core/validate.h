@@ -87,6 +87,8 @@ inline Resolved validate(const StepArgs& a) {
   check::filters(s, x.shape[0], "x", x, &out);
   check::uniform(a.draw.uniform, s.logits);
   check::scoring(a.draw, &out);
+  check::require(a.draw.rank_temperature == 0 || out.rule == kTopK, "rank_temperature",
+                 std::string("must be 0 for rule ") + a.decide.rule, check::number(a.draw.rank_temperature));
   check::trace(a.decide);
   out.geometry = check::geometry(s.logits, 1, a.place, x.shape[1]);
   out.geometry.limit = numel(x);

@@ -171,7 +171,7 @@ struct Ops {
                          double cfg_scale, const MaybeTensor& top_k, const MaybeTensor& top_p, const MaybeTensor& min_p,
                          const std::string& filter_order, bool drop_crossing, bool keep_ties,
                          const MaybeTensor& uniform, const MaybeTensor& given, const std::string& confidence,
-                         const std::string& confidence_from, const std::string& conf_dtype) {
+                         const std::string& confidence_from, const std::string& conf_dtype, double rank_temperature) {
     const auto shape = leading_shape(logits, logits.dim() - 1);
     const auto make = [&](ScalarType type) { return make_like(logits, shape, type); };
     Tensor tokens = make(ScalarType::Long), score = make(ScalarType::Float), key = make(ScalarType::Float),
@@ -182,6 +182,7 @@ struct Ops {
     a.place = {view(start), view(rows), length, shift};
     a.draw = {view(seed),  view(step),         view(uniform),           view(demote),
               view(given), confidence.c_str(), confidence_from.c_str(), conf_dtype.c_str()};
+    a.draw.rank_temperature = rank_temperature;
     a.out = {data<int64_t>(tokens), data<float>(score),   data<float>(key),
              data<float>(logprob),  data<float>(entropy), data<bool>(bad)};
     run(logits, {product(shape), vocab_of(logits), 0, count(suppress), any(top_k, top_p, min_p)}, a);
@@ -198,7 +199,8 @@ struct Ops {
                           const MaybeTensor& top_k, const MaybeTensor& top_p, const MaybeTensor& min_p,
                           const std::string& filter_order, bool drop_crossing, bool keep_ties,
                           const MaybeTensor& uniform, const std::string& confidence, const std::string& confidence_from,
-                          const std::string& conf_dtype, MaybeTensor trace, MaybeTensor trace_steps) {
+                          const std::string& conf_dtype, double rank_temperature, MaybeTensor trace,
+                          MaybeTensor trace_steps) {
     const auto shape = leading_shape(logits, logits.dim() - 1);
     const auto batch = leading_shape(x, 1);
     Tensor tokens = make_like(x, shape, x.scalar_type()), score = make_like(x, shape, ScalarType::Float),
@@ -210,6 +212,7 @@ struct Ops {
     a.place = {view(start), view(rows), 0, shift};
     a.draw = {view(seed), view(step),         view(uniform),           view(demote),
               Array{},    confidence.c_str(), confidence_from.c_str(), conf_dtype.c_str()};
+    a.draw.rank_temperature = rank_temperature;
     a.decide = decide_params(x, window_start, window_stop, frozen, trace, trace_steps, step);
     mask_only(&a.decide, mask_id);
     a.decide.edit = {edit.has_value(), edit.value_or(0), written(edits_left), written(edited), written(num_edited)};
