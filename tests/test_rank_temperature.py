@@ -38,7 +38,7 @@ def draws_without_replacement(weights, k):
 @pytest.mark.parametrize("confidence, temperature", [("prob", 0.3), ("prob", 0.08), ("neg_entropy", 0.25)])
 def test_law(backend, confidence, temperature):
     """The order of four positions by chi-squared: 24 orders, 23 degrees of freedom; 71 is exceeded once in a million times."""
-    size = 3000 if backends.is_slow(backend) else 40_000
+    size = 300 if backends.is_slow(backend) else 40_000
     logits = logits_for([0.9, 0.6, 0.75, 0.5])
     _, value, key = many(logits, size, confidence=confidence, rank_temperature=temperature)
     law = draws_without_replacement([math.exp(v / temperature) for v in value[0].tolist()], 4)
@@ -54,7 +54,7 @@ def test_law(backend, confidence, temperature):
 
 def test_step_commits_what_the_keys_say(backend):
     """Two of four: how often each pair is committed, and that the step ranks by the keys of draw_tokens."""
-    size, temperature = 2000, 0.2
+    size, temperature = 200 if backends.is_slow(backend) else 2000, 0.2
     logits = logits_for([0.9, 0.6, 0.75, 0.5])
     tokens, value, key = many(logits, size, rank_temperature=temperature)
     x = torch.full((size, 4), 3)
