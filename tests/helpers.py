@@ -362,7 +362,7 @@ def check_draws(draws, rows, places, args, kwargs):
 
     def scored(law):
         value, key = score_interval(law, tokens, kwargs["confidence"], kwargs["conf_dtype"], rank, demoted, held)
-        if kwargs["rank_temperature"] > 0:
+        if kwargs.get("rank_temperature"):
             u = philox.draw_uniform(seed, position, step, philox.STREAM_RANK)
             ends = (scoring.stochastic_key(v, kwargs["rank_temperature"], u).double() for v in value)
             key = [torch.where(demoted, k, end) for k, end in zip(key, widen(*ends))]

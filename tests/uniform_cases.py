@@ -54,7 +54,7 @@ def renoise_call(case, *, state=True, committed=False, probs=False, trace=False)
     """(x, args, kwargs) for ``renoise_step_``."""
     x, args, kwargs = case.build()
     g = torch.Generator().manual_seed(case.seed + 1)
-    del kwargs["demote"]
+    del kwargs["demote"], kwargs["rank_temperature"]
     flags = lambda share, *shape: torch.rand(shape, generator=g) < share
     kwargs["mask_id"] = a_mask(g, case.vocab)
     kwargs["uniform"] = uniforms(g, case, args[0], 2)
