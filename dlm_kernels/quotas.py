@@ -10,6 +10,8 @@ plan is whose:
     Dream                       ``dream(masked positions, steps, eps)``; alg "origin" is ``stochastic`` with confidence "random"
     dInfer's IterationSmooth    ``falling_threshold(i, tau)`` is no quota but the tau of step i
 
+A quota may also follow what the model says, without a wait: Prophet, which commits all that is open once the mean gap between
+the best and the second logit exceeds a level, is ``TopK(torch.where(gap > level, L, k))`` with a gap [B] out of ``row_stats``.
 Remasking families plan by noise level: ``dlm_kernels.schedules`` and ``dlm_kernels.transitions``.
 """
 

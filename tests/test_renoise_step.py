@@ -7,7 +7,7 @@ from dlm_kernels.reference import philox, transition
 from helpers import assert_equal, law_of
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import StepCase, make_logits, step_cases
+from strategies import RULES, StepCase, make_logits, step_cases
 from uniform_cases import copied, renoise_call
 from uniform_checks import check_renoise
 
@@ -56,7 +56,7 @@ def test_large_vocabulary(backend, dtype, packed):
         check_renoise(ops, call)
 
 
-@pytest.mark.parametrize("rule", ["topk", "threshold", "factor", "entropy_budget"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("packed", [False, True])
 def test_many_rows(backend, rule, packed):
     """More positions than are sorted in one place."""
