@@ -32,6 +32,8 @@ DLM_API int64_t dlm_cpu_workspace_bytes(int64_t rows, int64_t batch, int64_t num
 
 DLM_API int32_t dlm_cpu_row_stats(const dlm::RowStatsArgs* args, const dlm_executor* executor, void* workspace,
                                   dlm_error* error);
+DLM_API int32_t dlm_cpu_row_kl(const dlm::DivergenceArgs* args, const dlm_executor* executor, void* workspace,
+                               dlm_error* error);
 DLM_API int32_t dlm_cpu_draw_tokens(const dlm::DrawArgs* args, const dlm_executor* executor, void* workspace,
                                     dlm_error* error);
 DLM_API int32_t dlm_cpu_denoise_step(const dlm::StepArgs* args, const dlm_executor* executor, void* workspace,
@@ -53,6 +55,7 @@ DLM_API int32_t dlm_cpu_q_sample(const dlm::NoisingArgs* args, const dlm_executo
 // survived, but they, x included, must not change while the work runs. Only in a library built with CUDA.
 DLM_API int64_t dlm_cuda_scratch_bytes(int64_t rows, int64_t vocab);  // vocab 0: topk_unmask
 DLM_API int32_t dlm_cuda_row_stats(const dlm::RowStatsArgs* args, void* scratch, void* stream, dlm_error* error);
+DLM_API int32_t dlm_cuda_row_kl(const dlm::DivergenceArgs* args, void* scratch, void* stream, dlm_error* error);
 DLM_API int32_t dlm_cuda_draw_tokens(const dlm::DrawArgs* args, void* scratch, void* stream, dlm_error* error);
 DLM_API int32_t dlm_cuda_denoise_step(const dlm::StepArgs* args, void* scratch, void* stream, dlm_error* error);
 DLM_API int32_t dlm_cuda_topk_unmask(const dlm::UnmaskArgs* args, void* scratch, void* stream, dlm_error* error);

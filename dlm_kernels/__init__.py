@@ -23,6 +23,9 @@ _HOMES = {
     "renoise_step_": "renoise",
     "RenoiseState": "renoise",
     "q_sample": "noising",
+    "row_kl": "stability",
+    "klass_step_": "stability",
+    "KlassState": "stability",
     "RevisionTrace": "trace",
     "accelerate": "integrations.accelerate",
     "restore": "integrations.accelerate",
@@ -41,10 +44,11 @@ _HOMES = {
     "UnmaskResult": "results",
     "EditResult": "results",
     "RemaskResult": "results",
+    "RemaskStepResult": "results",
     "TransitionResult": "results",
     "RenoiseResult": "results",
 }
-_MODULES = ("array", "bench", "demo", "integrations", "quotas", "reference", "schedules", "transitions")
+_MODULES = ("array", "bench", "demo", "integrations", "quotas", "reference", "remasking", "schedules", "transitions")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]
 

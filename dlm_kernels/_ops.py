@@ -31,11 +31,12 @@ _TRACE = "Tensor(t!)? trace=None, Tensor(u!)? trace_steps=None"
 SCHEMAS = {
     "row_stats": f"(Tensor logits, Tensor temperature, *, Tensor? given=None, {_SWEEP}) -> "
     "(Tensor argmax, Tensor max, Tensor logsumexp, Tensor second, Tensor rest, Tensor entropy, Tensor p_given, Tensor bad)",
+    "row_kl": "(Tensor logits, Tensor previous, Tensor temperature, *, Tensor? wanted=None) -> (Tensor kl, Tensor bad)",
     "draw_tokens": f"(Tensor logits, Tensor temperature, Tensor seed, Tensor step, *, {_PLACE}, int length=0, {_DRAW}, "
     f"Tensor? given=None, {_SCORE}, {_RANKING}) -> "
     "(Tensor tokens, Tensor confidence, Tensor key, Tensor logprob, Tensor entropy, Tensor bad)",
     "denoise_step_": "(Tensor(a!) x, Tensor logits, Tensor temperature, Tensor seed, Tensor step, Tensor quota, *, "
-    f"int? mask_id=None, {_RULE}, {_EDIT}, {_WINDOW}, {_PLACE}, {_DRAW}, {_SCORE}, {_RANKING}, "
+    f"int? mask_id=None, {_RULE}, Tensor? ready=None, {_EDIT}, {_WINDOW}, {_PLACE}, {_DRAW}, {_SCORE}, {_RANKING}, "
     f"{_TRACE}) -> "
     "(Tensor tokens, Tensor confidence, Tensor committed, Tensor num_committed, Tensor num_open, Tensor num_bad)",
     "topk_unmask_": "(Tensor(a!) x, Tensor tokens, Tensor confidence, Tensor quota, *, int? mask_id=None, "
@@ -62,6 +63,11 @@ def _fake_row_stats(logits, temperature, *, given=None, uncond_logits=None, cfg_
     shape = logits.shape[:-1]
     floats = [logits.new_empty(shape, dtype=torch.float32) for _ in range(6)]
     return logits.new_empty(shape, dtype=torch.int64), *floats, logits.new_empty(shape, dtype=torch.bool)
+
+
+def _fake_row_kl(logits, previous, temperature, *, wanted=None):
+    shape = logits.shape[:-1]
+    return logits.new_empty(shape, dtype=torch.float32), logits.new_empty(shape, dtype=torch.bool)
 
 
 def _fake_draw_tokens(logits, temperature, seed, step, **_):
@@ -135,6 +141,7 @@ for _name, _schema in SCHEMAS.items():
 _load.load()
 
 row_stats = torch.ops.dlm_kernels.row_stats.default
+row_kl = torch.ops.dlm_kernels.row_kl.default
 draw_tokens = torch.ops.dlm_kernels.draw_tokens.default
 denoise_step_ = torch.ops.dlm_kernels.denoise_step_.default
 topk_unmask_ = torch.ops.dlm_kernels.topk_unmask_.default

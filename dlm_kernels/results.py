@@ -78,6 +78,20 @@ class RemaskResult(NamedTuple):
     x: Any  # [B, L], the canvas after the step
 
 
+class RemaskStepResult(NamedTuple):
+    """What a step of ``dlm_kernels.remasking`` did. Rows it did not draw for: token = x as it was, confidence = -inf."""
+
+    tokens: Any  # dtype of x, the draws
+    confidence: Any  # float32
+    committed: Any  # bool: took their draw
+    remasked: Any  # bool: hold the mask again
+    num_committed: Any  # int64 [B]
+    num_remasked: Any  # int64 [B]
+    num_open: Any  # int64 [B]: positions that hold mask_id now
+    num_bad: Any  # int64 [B]: rows drawn for that hold NaN, +inf, or nothing finite; never committed
+    x: Any  # [B, L], the canvas after the step
+
+
 class TransitionResult(NamedTuple):
     """What a transition did. Rows it did not read, and bad ones: token = x, route 0, p_current 0, confidence = -inf."""
 

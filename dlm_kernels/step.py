@@ -30,7 +30,7 @@ from .results import Draw, EditResult, RemaskResult, RowStats, StepResult, Unmas
 from .rules import Rule
 
 
-def _needs_noise(temperature, confidence, rank_temperature):
+def needs_noise(temperature, confidence, rank_temperature=0.0):
     """Whether anything random is used: greedy steps spare the draw of a seed."""
     return confidence == "random" or isinstance(temperature, torch.Tensor) or temperature != 0 or rank_temperature != 0
 
@@ -118,7 +118,7 @@ def draw_tokens(
     per_sequence = temperatures(temperature, device)
     batch_size = logits.shape[0] if logits.dim() == 3 else per_sequence.shape[0]
     ranking = 0.0 if rank_temperature is None else number("rank_temperature", rank_temperature)
-    if not _needs_noise(temperature, confidence, ranking) and seed is None:
+    if not needs_noise(temperature, confidence, ranking) and seed is None:
         seed = 0
     seeds, steps = noise(seed, step, generator, batch_size, device)
     tokens, score, key, logprob, entropy, bad = call(
@@ -151,6 +151,7 @@ def denoise_step_(
     *,
     mask_id,
     rule,
+    ready=None,
     edit=None,
     edits_left=None,
     temperature=0.0,
@@ -192,6 +193,8 @@ def denoise_step_(
             "change" GIDD's self-correction, and TopK(L) at temperature 0 is the greedy overwrite.
         rule: TopK(k), Threshold(tau, at_least, strict, within), Factor(f), EntropyThreshold(bound, at_least),
             EntropyBudget(bound, order) or SegmentMax(tau, low).
+        ready: bool, row-shaped, for a Threshold: only these positions count as above it; a sequence that has none of them fills
+            its at_least most confident, ready or not (KLASS, see ``klass_step_``). None: all are ready.
         edit: token editing (LLaDA2.1's T2T; BlockRefinementScheduler's and JointThreshold's editing threshold), a number in
             [0, 1]. Filled positions that are not frozen are read too, and take their draw where that is another token and its
             confidence exceeds ``edit``, beside the rule and its quota. Prompts must be frozen, or outside the window. None: off.
@@ -239,7 +242,7 @@ def denoise_step_(
     require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
     device, mask = logits.device, _mask(mask_id)
     ranking = 0.0 if rank_temperature is None else number("rank_temperature", rank_temperature)
-    if not _needs_noise(temperature, confidence, ranking) and seed is None:
+    if not needs_noise(temperature, confidence, ranking) and seed is None:
         seed = 0
     seeds, steps = noise(seed, step, generator, x.shape[0] if x.dim() else 1, device)
     writing = Writing(check, x, trace, **_editing(x, logits, edit, edits_left))
@@ -257,6 +260,7 @@ def denoise_step_(
         level=rule.level,
         low=rule.low,
         strict=rule.strict,
+        ready=optional("ready", ready),
         edit=None if edit is None else number("edit", edit),
         frozen=optional("frozen", frozen),
         demote=token_ids("demote", demote, device),

@@ -5,6 +5,7 @@ take and return exactly what ``torch.ops.dlm_kernels.*`` take and return. They a
 where that is cheap, and share no code with the native kernels; tests compare the two. They import only torch.
 """
 
+from .divergence import row_kl
 from .ops import denoise_step_, draw_tokens, remask_, row_stats, topk_unmask_
 from .renoise import renoise_step_
 from .uniform import q_sample, transition_step_
@@ -15,6 +16,7 @@ __all__ = [
     "q_sample",
     "remask_",
     "renoise_step_",
+    "row_kl",
     "row_stats",
     "topk_unmask_",
     "transition_step_",

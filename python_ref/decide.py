@@ -92,6 +92,15 @@ def _level(level, value, conf_dtype):
     return round_to(torch.full((), level, dtype=torch.float64, device=value.device), conf_dtype)
 
 
+def among_ready(ready, eligible, value, count, level, strict, conf_dtype):
+    """A threshold that counts only ``ready`` positions, as the (rule, eligible, quota) that it comes down to: top-k of all of those
+    above tau, or where a sequence has none, of ``count`` among the eligible (KLASS)."""
+    tau = _level(level, value, conf_dtype)
+    sure = ready & (value > tau if strict else value >= tau)
+    any_sure = sure.any(-1)
+    return "topk", torch.where(any_sure[:, None], sure, eligible), torch.where(any_sure, sure.sum(-1), count)
+
+
 def factor(f, value, key, eligible, conf_dtype):
     """The longest prefix of the ranking whose r-th value is at least 1 - f / (r + 1) (rounded like the values).
 

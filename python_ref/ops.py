@@ -9,7 +9,7 @@ import torch
 from . import validate
 from .commit import committed_tokens, count, write_
 from .cutoff import Filters
-from .decide import decide, first
+from .decide import among_ready, decide, first
 from .draw import draw_rows
 from .edit import choose_edits, spend_
 from .geometry import (
@@ -118,6 +118,7 @@ def denoise_step_(
     level=0.0,
     low=0.0,
     strict=True,
+    ready=None,
     edit=None,
     edits_left=None,
     edited=None,
@@ -168,15 +169,13 @@ def denoise_step_(
     filled = candidate & ~opened
     eligible = opened & ~drawn.bad
     scores = (on_canvas(x, places, eligible, of.double()) for of in (drawn.value, drawn.key, drawn.entropy))
+    among, quota = on_canvas(x, places, eligible, eligible), quota.expand(x.shape[0])
+    value, key, entropy = scores
+    if ready is not None:
+        ready = on_canvas(x, places, eligible, eligible & ready)
+        rule, among, quota = among_ready(ready, among, value, quota, level, strict, conf_dtype)
     chosen = decide(
-        rule,
-        on_canvas(x, places, eligible, eligible),
-        *scores,
-        quota=quota.expand(x.shape[0]),
-        level=level,
-        low=low,
-        strict=strict,
-        conf_dtype=conf_dtype,
+        rule, among, value, key, entropy, quota=quota, level=level, low=low, strict=strict, conf_dtype=conf_dtype
     )
     tokens = torch.where(candidate & ~drawn.bad, drawn.tokens.to(x.dtype), before)
     gain = drawn.logprob - drawn.committed_logprob

@@ -210,6 +210,13 @@ def _probs(probs, logits, x):
         _require_apart("probs", probs)
 
 
+def _ready(a):
+    _like_rows("ready", a.ready, "bool", a.logits)
+    only_there = a.ready is None or a.rule == "threshold"
+    _require(only_there, "ready", "must be given with rule threshold only", a.rule)
+    _require(a.ready is None or a.low == 0, "ready", "must be given without within", format(a.low, "g"))
+
+
 def _editing(a):
     if a.edit is not None:
         _require(0 <= a.edit <= 1, "edit", "must be in [0, 1]", format(a.edit, "g"))
@@ -284,6 +291,13 @@ def _ids(argument, ids, like):
         _require_dtype(argument, ids, ["int64"])
         _require_device(argument, ids, "logits", like)
         _require_dims(argument, ids, ["n"])
+
+
+def _previous(previous, logits):
+    _require_dtype("previous", previous, LOGIT_DTYPES)
+    _require_device("previous", previous, "logits", logits)
+    _require_shape("previous", previous, logits.shape)
+    _require_unit_stride("previous", previous)
 
 
 def _guidance(uncond_logits, cfg_scale, logits):
@@ -423,6 +437,14 @@ def row_stats(**arguments):
     _ids("suppress", a.suppress, a.logits)
 
 
+def row_kl(**arguments):
+    a = SimpleNamespace(**arguments)
+    _logits(a.logits, packed=None)
+    _previous(a.previous, a.logits)
+    _temperature(a.temperature, a.logits.shape[0], "logits", a.logits, above_zero=True)
+    _like_rows("wanted", a.wanted, "bool", a.logits)
+
+
 def draw_tokens(**arguments):
     a = SimpleNamespace(**arguments)
     _logits(a.logits, packed=None if a.rows is None else True)
@@ -481,6 +503,7 @@ def denoise_step(**arguments):
     _sampler(a)
     _quota(a.quota, a.x)
     _rule(a.rule, a.level, a.low)
+    _ready(a)
     _editing(a)
     _places(a, a.logits)
     _shift(a.shift, a.rows is not None)

@@ -10,7 +10,7 @@ from dlm_kernels.bench import sass
 from dlm_kernels import _load
 
 LOG = Path(__file__).parent.parent / "build" / "build.log"
-KERNELS = {"rows_kernel", "sequences_kernel", "unmask_kernel", "noising_kernel", "read_kernel"}
+KERNELS = {"rows_kernel", "sequences_kernel", "unmask_kernel", "noising_kernel", "divergence_kernel", "read_kernel"}
 built_with_cuda = pytest.mark.skipif(
     not _load.library_path().exists() or "cuda" not in _load.build_info()["backends"], reason="this build has no CUDA"
 )

@@ -42,6 +42,8 @@ def samples():
         stats = {k: kwargs[k] for k in keep}
         given = torch.zeros(logits.shape[:-1], dtype=torch.int64)
         yield pytest.param(ops.row_stats, (logits, torch.ones(1)), {**stats, "given": given}, id=f"row_stats-{name}")
+        other = dict(wanted=given.bool() | True)
+        yield pytest.param(ops.row_kl, (logits, logits.half(), torch.ones(1)), other, id=f"row_kl-{name}")
         keep = ("mask_id", "window_start", "window_stop", "frozen", "start", "rows")
         where = {k: kwargs[k] for k in keep}
         tokens = torch.ones(logits.shape[:-1], dtype=x.dtype)
@@ -53,6 +55,7 @@ def samples():
         editing = dict(
             edit=0.1, edited=torch.zeros_like(given, dtype=torch.bool), num_edited=torch.ones(x.shape[0]).long()
         )
+        editing.update(rule="threshold", ready=torch.zeros_like(given, dtype=torch.bool))
         editing["edits_left"] = torch.ones(x.shape[0], dtype=torch.int64)
         yield pytest.param(ops.denoise_step_, (x, *args), {**kwargs, **editing}, id=f"denoise_step_-{name}-editing")
         lowest = {**where, "below": 0.5}
@@ -109,6 +112,9 @@ def generate(x, logits, temperature, seed, step):
     more = dlm.topk_unmask_(x, draws.tokens, draws.key, 1, mask_id=99)
     dlm.remask_(x, draws.key, 1, mask_id=99, window=(0, 4))
     edits = dlm.denoise_step_(x, logits, mask_id=99, rule=dlm.TopK(1), edit=0.1, edits_left=seed * 0 + 1)
+    state = dlm.KlassState.start(logits)
+    dlm.klass_step_(x, logits, state, mask_id=99, threshold=0.1)
+    dlm.remasking.p2_step_(x, logits, mask_id=99, kappa=0.7, eta=1.5)
     more = more._replace(committed=more.committed | edits.edited)
     return out.tokens + 1, out.confidence * 2, out.num_open, draws.logprob, stats.p_given, more.committed, x + 0
 

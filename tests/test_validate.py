@@ -77,7 +77,8 @@ def full_call(op):
     filters = dict(top_k=i64(2), top_p=schedule(1), min_p=schedule(1))
     extra = {**of_logits, **filters, "frozen": flags, "start": i64(0), **tracing()}
     if op == "denoise_step_":
-        extra.update(demote=i64(1), edit=0.5, edits_left=i64(1, 2), edited=flags[:, :W].clone(), num_edited=i64(0, 0))
+        extra.update(demote=i64(1), rule="threshold", ready=flags[:, :W].clone())
+        extra.update(edit=0.5, edits_left=i64(1, 2), edited=flags[:, :W].clone(), num_edited=i64(0, 0))
     if op == "renoise_step_":
         extra.update(state(), committed=flags.clone(), probs=torch.zeros(B, W, V).bfloat16())
     return {**call_of(op), **extra}
@@ -90,7 +91,9 @@ def test_devices(op):
         if argument == "x" or not isinstance(value, torch.Tensor):
             continue
         arguments = {**full_call(op), argument: meta(value)}
-        like_logits = argument in ("suppress", "demote", "uncond_logits", "uniform", "edited") and op != "q_sample"
+        like_logits = (
+            argument in ("suppress", "demote", "uncond_logits", "uniform", "ready", "edited") and op != "q_sample"
+        )
         before = arguments["x"].clone()
         with pytest.raises(
             ValueError, match=f"^{argument}: must be on cpu as {'logits' if like_logits else 'x'}, got meta$"
@@ -129,9 +132,11 @@ def test_legal_though_odd():
             assert list(tokens.shape) == list(shape)
             for counts in (num_committed, num_open, num_bad):
                 assert counts.tolist() == [0] * shape[0]
-        for op in ("row_stats", "draw_tokens"):
+        for op in ("row_stats", "row_kl", "draw_tokens"):
             for shape in [(0, W, V), (B, 0, V), (0, V)]:
                 arguments = {**call_of(op), "logits": torch.zeros(shape)}
+                if op == "row_kl":
+                    arguments["previous"] = torch.zeros(shape)
                 assert all(out.shape == shape[:-1] for out in run(implementation, op, arguments))
         for op in ("denoise_step_", "renoise_step_", "transition_step_"):
             arguments = {**call_of(op, packed=True), "logits": torch.zeros(0, V), "rows": i64()}

@@ -8,7 +8,7 @@ from dlm_kernels.reference.decide import RULES
 RULE_NAMES = f"{', '.join(RULES[:-1])} or {RULES[-1]}"
 B, W, L, V, R = 2, 4, 8, 10, 5
 STEPS = ("denoise_step_", "topk_unmask_", "remask_", "renoise_step_", "transition_step_")
-OPS = ("row_stats", "draw_tokens", *STEPS, "q_sample")
+OPS = ("row_stats", "row_kl", "draw_tokens", *STEPS, "q_sample")
 PACKED = ("draw_tokens", *STEPS)
 
 
@@ -45,6 +45,8 @@ def call_of(op, packed=False):
     rows = dict(rows=torch.arange(R)) if packed else {}
     if op == "row_stats":
         return dict(logits=logits, temperature=torch.ones(1))
+    if op == "row_kl":
+        return dict(logits=logits, previous=logits.half(), temperature=torch.ones(1))
     if op == "draw_tokens":
         return dict(logits=logits, **drawing, **rows, **(dict(length=L) if packed else {}))
     if op == "denoise_step_":
@@ -353,6 +355,43 @@ CASES = [
     ("denoise_step_", 0, dict(edited=torch.zeros(B, W).bool()), E, "edited: must be given with edit, got without"),
     ("denoise_step_", 0, editing(num_edited=i64(0)), E, "num_edited: shape must be [2], got [1]"),
     ("denoise_step_", 0, dict(num_edited=i64(0, 0)), E, "num_edited: must be given with edit, got without"),
+    # ready
+    ("denoise_step_", 0, dict(ready=torch.zeros(B, W)), T, "ready: dtype must be bool, got float32"),
+    ("denoise_step_", 1, dict(ready=torch.zeros(B, W).bool()), E, "ready: shape must be [5], got [2, 4]"),
+    (
+        "denoise_step_",
+        0,
+        dict(ready=torch.zeros(B, W).bool()),
+        E,
+        "ready: must be given with rule threshold only, got topk",
+    ),
+    (
+        "denoise_step_",
+        0,
+        dict(ready=torch.zeros(B, W).bool(), rule="threshold", low=0.25),
+        E,
+        "ready: must be given without within, got 0.25",
+    ),
+    # row_kl's own
+    ("row_kl", 0, dict(logits=torch.zeros(V)), E, "logits: must be [B, W, V] or [R, V], got [10]"),
+    (
+        "row_kl",
+        0,
+        dict(previous=torch.zeros(B, W, V).double()),
+        T,
+        "previous: dtype must be float32, float16 or bfloat16, got float64",
+    ),
+    ("row_kl", 1, dict(previous=torch.zeros(R, V - 1)), E, "previous: shape must be [5, 10], got [5, 9]"),
+    (
+        "row_kl",
+        0,
+        dict(previous=torch.zeros(B, V, W).mT),
+        E,
+        "previous: stride of the last dimension must be 1, got 4",
+    ),
+    ("row_kl", 0, dict(temperature=torch.zeros(1)), E, "temperature: must be finite and > 0, got 0"),
+    ("row_kl", 0, dict(wanted=torch.zeros(B, W)), T, "wanted: dtype must be bool, got float32"),
+    ("row_kl", 0, dict(wanted=torch.zeros(W).bool()), E, "wanted: shape must be [2, 4], got [4]"),
     # remask_'s own
     ("remask_", 0, dict(confidence=torch.zeros(R)), E, "confidence: must be 2-dimensional, [B, W], got [5]"),
     ("remask_", 1, dict(confidence=torch.zeros(B, W)), E, "confidence: must be 1-dimensional, [R], got [2, 4]"),

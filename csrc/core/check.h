@@ -371,6 +371,13 @@ inline void current_tokens(const TransitionArgs& a, const Geometry& g, int64_t v
   });
 }
 
+inline void previous(const Array& a, const Array& logits) {
+  dtype("previous", a, {kFloat32, kFloat16, kBFloat16});
+  on_device("previous", a, "logits", logits);
+  has_shape("previous", a, {std::vector<int64_t>(logits.shape, logits.shape + logits.ndim)});
+  unit_stride("previous", a);
+}
+
 inline void guidance(const SweepParams& s) {
   if (given(s.uncond)) {
     dtype("uncond_logits", s.uncond, {static_cast<DType>(s.logits.dtype)});
@@ -407,6 +414,13 @@ inline void like_rows(const char* argument, const Array& a, DType type, const Ar
   dtype(argument, a, {type});
   on_device(argument, a, "logits", logits);
   has_shape(argument, a, {std::vector<int64_t>(logits.shape, logits.shape + logits.ndim - 1)});
+}
+
+inline void ready(const DecideParams& d, const Array& logits) {
+  like_rows("ready", d.ready, kBool, logits);
+  require(!given(d.ready) || strcmp(d.rule, rule_name(kThreshold)) == 0, "ready",
+          "must be given with rule threshold only", d.rule);
+  require(!given(d.ready) || d.low == 0, "ready", "must be given without within", number(d.low));
 }
 
 // edit.h's parameters; only with it, and for rows of these logits.

@@ -67,6 +67,8 @@ DLM_HD double threshold_level(const RuleParams& p, double best) {
   return min_of(tau, level_among(p, best - within));
 }
 
+DLM_HD bool exceeds(const RuleParams& p, double value, double tau) { return p.strict ? value > tau : value >= tau; }
+
 // A position's turn to join, all before it in the ranking having joined.
 struct Turn {
   int64_t rank = 0;
@@ -77,10 +79,7 @@ struct Turn {
 
 DLM_HD bool joins(const RuleParams& p, const Turn& t) {
   switch (p.rule) {
-    case kThreshold: {
-      const double tau = threshold_level(p, t.best);
-      return p.strict ? t.value > tau : t.value >= tau;
-    }
+    case kThreshold: return exceeds(p, t.value, threshold_level(p, t.best));
     case kFactor:  // Fast-dLLM: rank n of 1, 2, ... joins while its confidence is at least 1 - f / (n + 1)
       return t.rank == 0 || t.value >= level_among(p, 1 - p.level / static_cast<double>(t.rank + 2));
     case kEntropyBudget:
@@ -89,6 +88,17 @@ DLM_HD bool joins(const RuleParams& p, const Turn& t) {
     case kEntropyThreshold: return p.strict ? t.entropy < p.level : t.entropy <= p.level;  // d3LLM
     default: return false;  // unreachable: validate.h rejects other names
   }
+}
+
+// A threshold that counts only ready positions is a top-k: of the `sure` ones, which are ready and above tau, or where
+// there is none, of at_least among all. KLASS.
+DLM_HD bool is_sure(const RuleParams& p, bool ready, double value) {
+  return ready && exceeds(p, value, level_among(p, p.level));
+}
+DLM_HD RuleParams among_ready(RuleParams p, int64_t sure) {
+  p.rule = kTopK;
+  if (sure > 0) p.quota = sure;
+  return p;
 }
 
 // How many of n eligible positions are committed, when the first `joined` of the ranking join.

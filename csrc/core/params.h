@@ -90,6 +90,7 @@ struct DecideParams {
   bool has_mask = true;    // false: every position is open, whatever it holds
   int32_t writes = kMask;  // else the positions that a step may write, by what they hold
   EditParams edit;
+  Array ready;      // rows' shape bool: a threshold counts only these positions; not given: all
   Array committed;  // [B, L] bool: positions that are closed for good; renoise_step_ closes more, and its quota counts
   Array done;       // [B] bool: sequences that are left alone
   TraceParams trace;
@@ -200,6 +201,18 @@ struct NoisingArgs {
   Array seed, step, uniform;  // uniform: [B, L, 2] for route and noise
   int64_t vocab = 0, mask_id = -1;
   NoisingOutputs out;
+};
+
+struct DivergenceOutputs {
+  float* kl = nullptr;
+  bool* bad = nullptr;
+};
+
+struct DivergenceArgs {
+  Array logits, previous;  // [B, W, V] or [R, V]; their dtypes may differ
+  Array temperature;       // [1], [B] or [R] float32
+  Array wanted;            // rows' shape bool: the others are not read
+  DivergenceOutputs out;
 };
 
 // Ranks open positions and writes tokens, or (remask) filled ones from the lowest confidence and writes the mask.

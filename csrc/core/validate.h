@@ -24,6 +24,18 @@ inline Resolved validate(const RowStatsArgs& a) {
   return out;
 }
 
+inline Resolved validate(const DivergenceArgs& a) {
+  Resolved out;
+  check::logits(a.logits, check::kEither, nullptr);
+  check::previous(a.previous, a.logits);
+  check::temperature(a.temperature, a.logits.shape[0], "logits", a.logits, true);
+  check::like_rows("wanted", a.wanted, kBool, a.logits);
+  out.geometry = check::geometry(a.logits, 1, PlaceParams{}, 0);
+  if (a.logits.ndim == 2) std::swap(out.geometry.batch, out.geometry.width);  // a temperature for every row
+  out.vocab = a.logits.shape[a.logits.ndim - 1];
+  return out;
+}
+
 inline Resolved validate(const DrawArgs& a) {
   const SweepParams& s = a.sweep;
   const bool listed = given(a.place.rows);
@@ -78,6 +90,7 @@ inline Resolved validate(const StepArgs& a) {
   out.vocab = s.logits.shape[s.logits.ndim - 1];
   check::quota(a.decide.quota, x);
   out.rule = check::rule(a.decide);
+  check::ready(a.decide, s.logits);
   check::editing(a.decide, s.logits);
   check::places(a.decide, a.place, s.logits);
   check::shift(a.place.shift, given(a.place.rows));

@@ -36,6 +36,11 @@ DLM_API int32_t dlm_cpu_row_stats(const dlm::RowStatsArgs* args, const dlm_execu
   });
 }
 
+DLM_API int32_t dlm_cpu_row_kl(const dlm::DivergenceArgs* args, const dlm_executor* executor, void* workspace,
+                               dlm_error* error) {
+  return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void*) { dlm::cpu::row_kl(a, r, e); });
+}
+
 DLM_API int32_t dlm_cpu_draw_tokens(const dlm::DrawArgs* args, const dlm_executor* executor, void* workspace,
                                     dlm_error* error) {
   return call(args, executor, workspace, error, [](auto& a, auto& r, auto* e, void* w) {

@@ -28,6 +28,18 @@ void commit_sequence(const DecideParams& d, const RuleParams& rule, const Scratc
   out.num_bad[b] = ranking.bad;
 }
 
+// Where only ready positions count: the rule that this comes down to, and the ranking it is for.
+RuleParams rank_ready(const DecideParams& d, const Resolved& r, const RuleParams& rule, const Scratch& scratch,
+                      Ranking* ranking) {
+  if (!given(d.ready)) return rule;
+  Ranked* const end = std::partition(ranking->ranked, ranking->ranked + ranking->eligible, [&](const Ranked& each) {
+    return is_sure(rule, is_ready(d, r.geometry, each.row), scratch.value[each.row]);
+  });
+  const int64_t sure = end - ranking->ranked;
+  if (sure > 0) ranking->eligible = sure;
+  return among_ready(rule, sure);
+}
+
 // Edits the filled rows of a sequence. Returns how many are open again: a model may draw the mask token itself.
 int64_t edit_sequence(const StepArgs& a, const Resolved& r, const Scratch& scratch, int64_t b, const Ranking& ranking) {
   const DecideParams& d = a.decide;
@@ -102,7 +114,8 @@ void denoise_step(const StepArgs& a, const Resolved& r, const dlm_executor* exec
   for (int64_t b = 0; b < d.x.shape[0]; ++b) {
     Ranking ranking = rank_drawn(r, d, scratch, b);
     if (d.edit.on) ranking.open += edit_sequence(a, r, scratch, b, ranking);
-    commit_sequence(d, rule_params(r, d, b), scratch, b, ranking, a.out.unmask, [&](int64_t row, const Place& at) {
+    const RuleParams rule = rank_ready(d, r, rule_params(r, d, b), scratch, &ranking);
+    commit_sequence(d, rule, scratch, b, ranking, a.out.unmask, [&](int64_t row, const Place& at) {
       return commit(d, at, load_int(a.out.tokens, d.x.dtype, row), scratch.gain[row]);
     });
   }

@@ -7,6 +7,7 @@
 namespace dlm::cpu {
 
 void row_stats(const RowStatsArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
+void row_kl(const DivergenceArgs& a, const Resolved& r, const dlm_executor* executor);
 void draw_tokens(const DrawArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
 void denoise_step(const StepArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);
 void topk_unmask(const UnmaskArgs& a, const Resolved& r, const dlm_executor* executor, const Scratch& scratch);

@@ -35,6 +35,10 @@ DLM_API int32_t dlm_cuda_row_stats(const dlm::RowStatsArgs* args, void* scratch,
   return call(args, scratch, stream, error, dlm::cuda::row_stats);
 }
 
+DLM_API int32_t dlm_cuda_row_kl(const dlm::DivergenceArgs* args, void* scratch, void* stream, dlm_error* error) {
+  return call(args, scratch, stream, error, [](auto& a, auto& r, void*, void* on) { dlm::cuda::row_kl(a, r, on); });
+}
+
 DLM_API int32_t dlm_cuda_draw_tokens(const dlm::DrawArgs* args, void* scratch, void* stream, dlm_error* error) {
   return call(args, scratch, stream, error, dlm::cuda::draw_tokens);
 }

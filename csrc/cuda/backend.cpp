@@ -147,6 +147,8 @@ void transition_step(const TransitionArgs& a, const Resolved& r, void* scratch, 
   run_step(&job, cut, stream);
 }
 
+void row_kl(const DivergenceArgs& a, const Resolved& r, void* stream) { launch_divergence(a, r, stream); }
+
 void q_sample(const NoisingArgs& a, const Resolved& r, void* stream) { launch_noising(a, r, stream); }
 
 void topk_unmask(const UnmaskArgs& a, const Resolved& r, void* scratch, void* stream) {

@@ -67,6 +67,7 @@ static_assert(sizeof(RowsJob) + sizeof(SortSpace) <= 4096, "a kernel's arguments
 void launch_rows(const RowsJob& job, const SortSpace& space, void* stream);
 void launch_sequences(const RowsJob& job, const SortSpace& space, void* stream);
 void launch_unmask(const UnmaskArgs& args, const Resolved& resolved, const SortSpace& space, void* stream);
+void launch_divergence(const DivergenceArgs& args, const Resolved& resolved, void* stream);
 void launch_noising(const NoisingArgs& args, const Resolved& resolved, void* stream);
 
 int current_device();

@@ -24,13 +24,38 @@ __device__ inline void count_absent(const RowsJob& job) {
   }
 }
 
-__device__ inline Standing rank_records(const RowsJob& job, const RuleParams& rule, int64_t b, Ranked* ranked) {
+// Whether an open row of sequence b is ready and above the threshold.
+__device__ inline bool is_sure(const RowsJob& job, int64_t b, int64_t row) {
+  const DecideParams& d = job.args.step.decide;
+  return job.records.state[row] == kEligible &&
+         is_sure(rule_params(job.resolved, d, b), is_ready(d, job.resolved.geometry, row), job.records.value[row]);
+}
+
+__device__ inline int count_sure(const RowsJob& job, int64_t b) {
+  const DecideParams& d = job.args.step.decide;
+  if (!given(d.ready)) return 0;
+  const RowRange range = rows_of(job.resolved.geometry, b);
+  int sure = 0;
+  for (int64_t row = range.begin + threadIdx.x; row < range.end; row += blockDim.x) {
+    const Place at = place_of(job.resolved.geometry, row);
+    sure += at.b == b && is_open(d, at) && is_sure(job, b, row);
+  }
+  return block_sum(sure);
+}
+
+// only_sure: the ranking is restricted to them.
+__device__ inline Standing rank_records(const RowsJob& job, const RuleParams& rule, int64_t b, Ranked* ranked,
+                                        bool only_sure = false) {
   const RowRecords& records = job.records;
   return rank_sequence(
       job.resolved.geometry, rule, b, ranked,
       [&](int64_t row, const Place& at) {
         const auto state = static_cast<RowState>(records.state[row]);
-        if (!is_open(job.args.step.decide, at)) return Verdict{state == kEligible ? kPassed : state, 0, false};
+        const bool open = is_open(job.args.step.decide, at);
+        if (state == kEligible && (!open || (only_sure && !is_sure(job, b, row)))) {
+          return Verdict{kPassed, 0, open};
+        }
+        if (!open) return Verdict{state, 0, false};
         return Verdict{state, state == kEligible ? rank_key(rule.rule, records.key[row], records.entropy[row]) : 0.0};
       },
       [&](int64_t row) { return records.value[row]; },
@@ -61,7 +86,10 @@ __device__ inline int edit_rows(const RowsJob& job, int64_t b, const Standing& r
 
 __device__ inline void commit_rows(const RowsJob& job, int64_t b, Ranked* ranked) {
   const StepArgs& step = job.args.step;
-  Standing rows = rank_records(job, rule_params(job.resolved, step.decide, b), b, ranked);
+  const int sure = count_sure(job, b);
+  RuleParams rule = rule_params(job.resolved, step.decide, b);
+  if (given(step.decide.ready)) rule = among_ready(rule, sure);
+  Standing rows = rank_records(job, rule, b, ranked, sure > 0);
   if (step.decide.edit.on) rows.open += edit_rows(job, b, rows);
   commit_ranked(step.decide, b, ranked, rows, step.out.unmask, [&](int64_t row, const Place& at) {
     return commit(step.decide, at, load_int(step.out.tokens, step.decide.x.dtype, row), job.records.gain[row]);

@@ -31,6 +31,7 @@ class Cpu {
                            ScalarType::Long)) {}
 
   int32_t call(const RowStatsArgs& a, dlm_error* e) { return dlm_cpu_row_stats(&a, &pool_, workspace(), e); }
+  int32_t call(const DivergenceArgs& a, dlm_error* e) { return dlm_cpu_row_kl(&a, &pool_, workspace(), e); }
   int32_t call(const DrawArgs& a, dlm_error* e) { return dlm_cpu_draw_tokens(&a, &pool_, workspace(), e); }
   int32_t call(const StepArgs& a, dlm_error* e) { return dlm_cpu_denoise_step(&a, &pool_, workspace(), e); }
   int32_t call(const UnmaskArgs& a, dlm_error* e) { return dlm_cpu_topk_unmask(&a, &pool_, workspace(), e); }

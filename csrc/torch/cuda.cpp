@@ -27,6 +27,7 @@ class Cuda {
   }
 
   int32_t call(const RowStatsArgs& a, dlm_error* e) { return dlm_cuda_row_stats(&a, scratch(), stream_, e); }
+  int32_t call(const DivergenceArgs& a, dlm_error* e) { return dlm_cuda_row_kl(&a, scratch(), stream_, e); }
   int32_t call(const DrawArgs& a, dlm_error* e) { return dlm_cuda_draw_tokens(&a, scratch(), stream_, e); }
   int32_t call(const StepArgs& a, dlm_error* e) { return dlm_cuda_denoise_step(&a, scratch(), stream_, e); }
   int32_t call(const UnmaskArgs& a, dlm_error* e) { return dlm_cuda_topk_unmask(&a, scratch(), stream_, e); }

@@ -163,6 +163,16 @@ struct Ops {
     return {argmax, max, logsumexp, second, rest, entropy, p_given, bad};
   }
 
+  static std::tuple<Tensor, Tensor> row_kl(const Tensor& logits, const Tensor& previous, const Tensor& temperature,
+                                           const MaybeTensor& wanted) {
+    const auto shape = leading_shape(logits, logits.dim() - 1);
+    Tensor kl = make_like(logits, shape, ScalarType::Float), bad = make_like(logits, shape, ScalarType::Bool);
+    run(logits, {},
+        DivergenceArgs{
+            view(logits), view(previous), view(temperature), view(wanted), {data<float>(kl), data<bool>(bad)}});
+    return {kl, bad};
+  }
+
   using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
   static Six draw_tokens(const Tensor& logits, const Tensor& temperature, const Tensor& seed, const Tensor& step,
@@ -191,10 +201,10 @@ struct Ops {
 
   static Six denoise_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
                           const Tensor& step, const Tensor& quota, std::optional<int64_t> mask_id,
-                          const std::string& rule, double level, double low, bool strict, std::optional<double> edit,
-                          MaybeTensor edits_left, MaybeTensor edited, MaybeTensor num_edited, int64_t window_start,
-                          int64_t window_stop, const MaybeTensor& frozen, const MaybeTensor& start,
-                          const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress,
+                          const std::string& rule, double level, double low, bool strict, const MaybeTensor& ready,
+                          std::optional<double> edit, MaybeTensor edits_left, MaybeTensor edited,
+                          MaybeTensor num_edited, int64_t window_start, int64_t window_stop, const MaybeTensor& frozen,
+                          const MaybeTensor& start, const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress,
                           const MaybeTensor& demote, const MaybeTensor& uncond_logits, double cfg_scale,
                           const MaybeTensor& top_k, const MaybeTensor& top_p, const MaybeTensor& min_p,
                           const std::string& filter_order, bool drop_crossing, bool keep_ties,
@@ -216,6 +226,7 @@ struct Ops {
     a.decide = decide_params(x, window_start, window_stop, frozen, trace, trace_steps, step);
     mask_only(&a.decide, mask_id);
     a.decide.edit = {edit.has_value(), edit.value_or(0), written(edits_left), written(edited), written(num_edited)};
+    a.decide.ready = view(ready);
     if (a.decide.edit.on) a.decide.writes = kMask | kToken;
     a.decide.quota = view(quota);
     a.decide.rule = rule.c_str();
@@ -376,6 +387,7 @@ struct Ops {
 template <class Device, class Library>
 void implement(Library& m) {
   m.impl("row_stats", TORCH_BOX(&Ops<Device>::row_stats));
+  m.impl("row_kl", TORCH_BOX(&Ops<Device>::row_kl));
   m.impl("draw_tokens", TORCH_BOX(&Ops<Device>::draw_tokens));
   m.impl("denoise_step_", TORCH_BOX(&Ops<Device>::denoise_step));
   m.impl("topk_unmask_", TORCH_BOX(&Ops<Device>::topk_unmask));

@@ -17,6 +17,7 @@ struct Library {
   decltype(&dlm_cuda_counters_at_rest) counters_at_rest = nullptr;
   decltype(&dlm_cuda_scratch_bytes) scratch_bytes = nullptr;
   decltype(&dlm_cuda_row_stats) row_stats = nullptr;
+  decltype(&dlm_cuda_row_kl) row_kl = nullptr;
   decltype(&dlm_cuda_draw_tokens) draw_tokens = nullptr;
   decltype(&dlm_cuda_denoise_step) denoise_step = nullptr;
   decltype(&dlm_cuda_topk_unmask) topk_unmask = nullptr;
@@ -36,6 +37,7 @@ class Simt {
             make_like(anchor, {library.scratch_bytes(need.rows, need.vocab)}, ScalarType::Byte), 0xFF)) {}
 
   int32_t call(const RowStatsArgs& a, dlm_error* e) { return checked(library.row_stats(&a, scratch(), nullptr, e)); }
+  int32_t call(const DivergenceArgs& a, dlm_error* e) { return checked(library.row_kl(&a, scratch(), nullptr, e)); }
   int32_t call(const DrawArgs& a, dlm_error* e) { return checked(library.draw_tokens(&a, scratch(), nullptr, e)); }
   int32_t call(const StepArgs& a, dlm_error* e) { return checked(library.denoise_step(&a, scratch(), nullptr, e)); }
   int32_t call(const UnmaskArgs& a, dlm_error* e) { return checked(library.topk_unmask(&a, scratch(), nullptr, e)); }
@@ -70,6 +72,7 @@ extern "C" __attribute__((visibility("default"))) const char* dlm_simt_use(const
   library.find(handle, "dlm_cuda_counters_at_rest", library.counters_at_rest);
   library.find(handle, "dlm_cuda_scratch_bytes", library.scratch_bytes);
   library.find(handle, "dlm_cuda_row_stats", library.row_stats);
+  library.find(handle, "dlm_cuda_row_kl", library.row_kl);
   library.find(handle, "dlm_cuda_draw_tokens", library.draw_tokens);
   library.find(handle, "dlm_cuda_denoise_step", library.denoise_step);
   library.find(handle, "dlm_cuda_topk_unmask", library.topk_unmask);

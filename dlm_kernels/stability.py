@@ -1,0 +1,106 @@
+"""Positions whose law has come to rest: the divergence between two steps, and KLASS, which waits for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from . import _ops
+from .arguments import integer, number, require, require_type, tensor
+from .calling import call, edges, optional, per_request, temperatures
+from .reference.geometry import candidate_rows, rows_on
+from .rules import Threshold
+from .step import denoise_step_
+
+
+def row_kl(logits, previous, *, temperature=1.0, wanted=None):
+    """KL(p || q) in nats of every row between p = softmax(logits / T) and q = softmax(previous / T), in one read of both.
+
+    Args:
+        logits: float32, float16 or bfloat16, [B, W, V] or [R, V]; any strides but unit stride in V.
+        previous: like logits, in any of the three dtypes.
+        temperature: T > 0, a float or float32 [B] ([R] for [R, V] logits).
+        wanted: bool, logits' leading shape: rows to read. None: all.
+
+    Returns:
+        (kl float32, bad bool), both of logits' leading shape. kl is inf where q lacks a token that p has, and for bad rows, of
+        which either holds NaN, +inf or no finite logit; 0 for rows that are not wanted.
+
+    Raises:
+        TypeError, ValueError: naming the argument, the rule and the value.
+    """
+    logits, previous = tensor("logits", logits), tensor("previous", previous)
+    t = temperatures(temperature, logits.device)
+    return call(_ops.row_kl, logits, previous, t, wanted=optional("wanted", wanted))
+
+
+@dataclass
+class KlassState:
+    """What ``klass_step_`` carries from step to step, in place. Make one by ``start``, for every block anew."""
+
+    previous: torch.Tensor  # logits of the last step
+    stable: torch.Tensor  # int64, row-shaped: for how many steps in a row a position's law has stayed
+
+    @classmethod
+    def start(cls, logits, dtype=torch.bfloat16):
+        """Before the first step with ``logits`` [B, W, V] or [R, V], which are kept in ``dtype``."""
+        logits = tensor("logits", logits)
+        nothing = torch.full(logits.shape, torch.nan, dtype=dtype, device=logits.device)
+        return cls(nothing, torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device))
+
+
+def klass_step_(
+    x,
+    logits,
+    state,
+    *,
+    mask_id,
+    k=1,
+    threshold=0.9,
+    kl_threshold=0.01,
+    history=2,
+    kl_temperature=1.0,
+    window=None,
+    frozen=None,
+    start=None,
+    rows=None,
+    **step,
+):
+    """A step of KLASS (arXiv 2511.05664), in place: of the open positions those are filled whose confidence exceeds ``threshold``
+    and whose law has stayed for ``history`` steps; in a sequence that has none, the ``k`` most confident.
+
+    Args:
+        x, logits, mask_id, window, frozen, start, rows: as in ``denoise_step_``, which does the rest.
+        state: a KlassState of such logits; updated in place.
+        k: int or int64 [B].
+        threshold: in [0, 1].
+        kl_threshold: nats; a law has stayed where KL(this step || the last one) is below.
+        history: for how many steps in a row. The first step has nothing to compare with.
+        kl_temperature: T > 0 of the laws compared, a float or float32 [B].
+        step: other keywords of ``denoise_step_`` but rule, ready and shift.
+
+    Returns:
+        What ``denoise_step_`` returns.
+
+    Raises:
+        TypeError, ValueError: naming the argument, the rule and the value; x and state are untouched.
+
+    The original keeps probabilities of the whole canvas in float64 and adds 1e-12 to them, so that a vanished token costs it some
+    nats where here the divergence is infinite; in blocks after the first it also compares with the block before.
+    """
+    x, logits = tensor("x", x), tensor("logits", logits)
+    require_type(isinstance(state, KlassState), "state", "must be a KlassState", type(state).__name__)
+    for argument in ("rule", "ready", "shift"):
+        require(argument not in step, argument, "must not be given to klass_step_", step.get(argument))
+    bound, needed = number("kl_threshold", kl_threshold), integer("history", history)
+    places = rows_on(x, logits, None if start is None else per_request("start", start, torch.int64, x.device), rows)
+    opened = candidate_rows(x, places, integer("mask_id", mask_id), **edges(window), frozen=frozen)
+    kl, _ = row_kl(logits, state.previous, temperature=kl_temperature, wanted=opened)
+    stable = torch.where(opened & (kl < bound), state.stable + 1, 0)
+    rule = Threshold(threshold, at_least=k)
+    where = dict(mask_id=mask_id, window=window, frozen=frozen, start=start, rows=rows)
+    out = denoise_step_(x, logits, rule=rule, ready=stable >= needed, **where, **step)
+    state.stable.copy_(stable)
+    state.previous.copy_(logits)
+    return out

@@ -1,0 +1,236 @@
+"""WINO, P2 and dInfer's remasking as their authors have them, told again in plain Python, against the steps."""
+
+import math
+
+import pytest
+import torch
+from helpers import assert_equal
+from strategies import make_logits
+
+import dlm_kernels as dlm
+from dlm_kernels import remasking
+
+MASK, VOCAB = 50, 50
+
+
+def canvas(seed, open_share, size=3, length=24):
+    """(x, logits): filled positions hold likely tokens, half of the time the likeliest."""
+    g = torch.Generator().manual_seed(seed)
+    logits = make_logits(g, "normal", (size, length, VOCAB))
+    likely = torch.rand(size, length, generator=g) < 0.5
+    x = torch.where(likely, logits.argmax(-1), torch.randint(0, VOCAB, (size, length), generator=g))
+    x = torch.where(torch.rand(size, length, generator=g) < open_share, MASK, x)
+    return x, logits, g
+
+
+def assert_step(out, x, want):
+    """The canvas, and the accounts that follow from it."""
+    assert_equal("x", out.x, want)
+    held, now = x == MASK, want == MASK
+    assert_equal("num_open", out.num_open, now.sum(-1))
+    assert_equal("remasked", out.remasked, now & ~held)
+    assert not (out.committed & out.remasked).any()
+    assert_equal("what was filled", out.committed & held, held & ~now)
+    assert_equal("counts", out.num_committed, out.committed.sum(-1))
+    assert_equal("counts of masks", out.num_remasked, out.remasked.sum(-1))
+
+
+# ---- WINO ----------------------------------------------------------------------------------------------------------
+
+
+def wino(x, logits, shadow, last_accept, threshold, threshold_back):
+    """decoding_wino's step of one sequence: the block, and how many were accepted."""
+    p, back = logits.double().softmax(-1), shadow.double().softmax(-1)
+    confidence, best = p.max(-1)
+    masks = [i for i in range(len(x)) if x[i] == MASK]
+    filled = [i for i in range(len(x)) if x[i] != MASK]
+    max_accept = min(max(int(torch.tensor(len(masks)) * 0.7), 5), 20)
+    ranked = sorted(masks, key=lambda i: -confidence[i])
+    accept = [i for i in ranked if confidence[i] > threshold][:max_accept] or ranked[:1]
+    new = x.clone()
+    for i in accept:
+        new[i] = best[i]
+    if len(accept) > 1:
+        doubtful = sorted((i for i in filled if back[i, x[i]] < threshold_back), key=lambda i: back[i, x[i]])
+        if len(doubtful) >= last_accept:
+            doubtful = doubtful[: last_accept - 1]
+        new[doubtful] = MASK
+    return new, len(accept)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("threshold, length", [(0.6, 24), (0.1, 24), (0.1, 60), (0.999, 24)])
+def test_wino(seed, threshold, length):
+    x, logits, g = canvas(seed, 0.5 if seed % 2 else 0.9, length=length)
+    shadow = make_logits(g, "normal", logits.shape) + 4 * torch.nn.functional.one_hot(x.clamp(max=VOCAB - 1), VOCAB)
+    accepted = torch.tensor([30, 3, 1])
+    told = [wino(x[b], logits[b], shadow[b], int(accepted[b]), threshold, 0.7) for b in range(3)]
+    before = x.clone()
+    out = remasking.wino_step_(x, logits, shadow, accepted, mask_id=MASK, threshold=threshold, shadow_threshold=0.7)
+    assert_step(out, before, torch.stack([new for new, _ in told]))
+    assert accepted.tolist() == [n for _, n in told]
+
+
+def test_wino_leaves_finished_sequences():
+    x, logits, _ = canvas(1, 0.0)
+    accepted, before = torch.tensor([4, 5, 6]), x.clone()
+    out = remasking.wino_step_(x, logits, -logits, accepted, mask_id=MASK, shadow_threshold=1.0)
+    assert_step(out, before, before)
+    assert accepted.tolist() == [4, 5, 6]
+
+
+# ---- P2 ------------------------------------------------------------------------------------------------------------
+
+
+def p2(x, logits, kappa, eta, prompt):
+    """p2_sampling's update of one sequence, greedy; what is held is scored by its own log-probability."""
+    logp = logits.double().log_softmax(-1)
+    best = logp.argmax(-1)
+    movable = [i for i in range(len(x)) if not prompt[i]]
+    masks = {i for i in movable if x[i] == MASK}
+    score = {i: float(logp[i, best[i]]) if i in masks else eta * float(logp[i, x[i]]) for i in movable}
+    to_mask = sorted(movable, key=lambda i: (score[i], i))[: int(torch.tensor(len(movable)).float() * (1 - kappa))]
+    new = x.clone()
+    for i in masks:
+        new[i] = best[i]
+    new[to_mask] = MASK
+    return new
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kappa", [0.0, 0.3, 0.55, 1.0])
+@pytest.mark.parametrize("eta", [1.0, 2.5, 0.5, 0.0])
+def test_p2(seed, kappa, eta):
+    x, logits, _ = canvas(seed, 0.6)
+    prompt = torch.arange(24) < 5
+    frozen = prompt.expand(3, 24).clone()
+    want = torch.stack([p2(x[b], logits[b], kappa, eta, prompt) for b in range(3)])
+    out = remasking.p2_step_(x, logits, mask_id=MASK, kappa=kappa, eta=eta, frozen=frozen)
+    assert_equal("x", out.x, want)
+    assert_equal("num_open", out.num_open, (want == MASK)[:, 5:].sum(-1))
+    if 0 < kappa < 1 and eta >= 1:
+        assert out.num_remasked.any()
+
+
+def test_p2_runs_to_the_end():
+    """With kappa rising to 1 per sequence, a canvas of masks is full at the end, and some tokens were taken back."""
+    g = torch.Generator().manual_seed(2)
+    base, x = make_logits(g, "normal", (2, 20, VOCAB)), torch.full((2, 20), MASK)
+    trace = dlm.RevisionTrace(2, 20, mask_id=MASK)
+    for step in range(10):
+        logits = base + torch.randn(base.shape, generator=g)
+        kappa = torch.tensor([step + 1.0, min(step + 2.0, 10.0)]) / 10
+        out = remasking.p2_step_(
+            x, logits, mask_id=MASK, kappa=kappa, temperature=1.0, seed=step, step=step, trace=trace
+        )
+        assert_equal("num_open", out.num_open, (20 * (1 - kappa)).long())
+    summary = trace.summary()
+    assert not (x == MASK).any() and summary["noise_flips"] > 0
+    assert summary["model_flips"] == 40 + summary["noise_flips"]
+
+
+# ---- dInfer --------------------------------------------------------------------------------------------------------
+
+
+def dinfer_remask(x, logits, threshold, low_threshold, remask_threshold):
+    """get_transfer_index_hierarchy_remask and the write after it, of one sequence, greedy."""
+    p, best = logits.softmax(-1).max(-1)
+    masks = [i for i in range(len(x)) if x[i] == MASK]
+    low = [i for i in range(len(x)) if x[i] != MASK and p[i] < remask_threshold]
+    again = sorted(masks + low)
+    runs = []
+    for i in again:
+        runs.append([]) if not runs or runs[-1][-1] != i - 1 else None
+        runs[-1].append(i)
+    chosen = {max(run, key=lambda i: p[i]) for run in runs}
+    if low_threshold is not None:
+        chosen = {i for i in chosen if p[i] > low_threshold}
+    if threshold is not None:
+        chosen |= {i for i in again if p[i] > threshold}
+    rest = sorted((i for i in again if i not in chosen), key=lambda i: -p[i])
+    chosen |= set(rest[: max(0, len(low) + 1 - len(chosen))])
+    new = x.clone()
+    for i in again:
+        new[i] = best[i] if i in chosen else MASK
+    return new
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("threshold, low_threshold", [(None, None), (0.8, None), (0.5, 0.3), (None, 0.9)])
+def test_dinfer_remask(seed, threshold, low_threshold):
+    x, logits, _ = canvas(seed, 0.3)
+    before = x.clone()
+    want = torch.stack([dinfer_remask(x[b], logits[b], threshold, low_threshold, 0.4) for b in range(3)])
+    how = dict(threshold=threshold, low_threshold=low_threshold)
+    trace = dlm.RevisionTrace(3, 24, mask_id=MASK)
+    out = remasking.dinfer_remask_step_(x, logits, mask_id=MASK, **how, trace=trace)
+    assert_step(out, before, want)
+    assert out.remasked.any() and (out.committed & (before != MASK)).any()
+    assert trace.summary()["noise_flips"] == out.num_remasked.sum()
+
+
+def test_best_of_runs():
+    flags = torch.tensor([[1, 1, 1, 0, 1, 1, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 0, 0]]).bool()
+    value = torch.tensor([[1.0, 3.0, 3.0, 9.0, 2.0, 2.0, 9.0, 9.0, 0.0]] * 2)
+    assert remasking._best_of_runs(flags, value).int().tolist() == [[0, 1, 0, 0, 1, 0, 0, 0, 1], [0] * 9]
+
+
+# ---- all of them ---------------------------------------------------------------------------------------------------
+
+STEPS = {
+    "wino": lambda x, z, **how: remasking.wino_step_(x, z, z, torch.full((len(x),), 30), mask_id=MASK, **how),
+    "p2": lambda x, z, **how: remasking.p2_step_(x, z, mask_id=MASK, kappa=0.5, **how),
+    "dinfer": lambda x, z, **how: remasking.dinfer_remask_step_(x, z, mask_id=MASK, **how),
+}
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_window_start_and_canvas_dtype(step):
+    """A block in the middle of a canvas is that block alone; what is outside, or frozen, stays."""
+    x, logits, _ = canvas(7, 0.5)
+    frozen = torch.rand(3, 24, generator=torch.Generator().manual_seed(1)) < 0.2
+    alone = x.clone()
+    want = step(alone, logits, frozen=frozen)
+    whole = torch.full((3, 40), MASK, dtype=torch.int32)
+    whole[:, 8:32] = x
+    wide = torch.ones(3, 40, dtype=torch.bool)
+    wide[:, 8:32] = frozen
+    got = step(whole, logits, frozen=wide, start=8, window=(8, 32))
+    assert_equal("x", whole[:, 8:32].long(), alone)
+    assert bool((whole[:, :8] == MASK).all()) and bool((whole[:, 32:] == MASK).all())
+    for name, mine, theirs in zip(got._fields[:-1], got, want):
+        assert_equal(name, mine.to(theirs.dtype), theirs)
+    assert_equal("frozen", alone[frozen], x[frozen])
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_bad_rows_are_left_alone(step):
+    x, logits, _ = canvas(9, 0.5)
+    logits[0, :8, 3], logits[1, 8:, :] = math.nan, -math.inf
+    before = x.clone()
+    out = step(x, logits)
+    bad = torch.zeros(3, 24, dtype=torch.bool)
+    bad[0, :8], bad[1, 8:] = True, True
+    assert not out.committed[bad].any() and out.num_bad.sum() > 0
+    opened = bad & (before == MASK)
+    assert bool((x[opened] == MASK).all())
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_draws_are_keyed_per_sequence(step):
+    """Equal sequences with seeds of their own take different draws; the same seed repeats."""
+    logits = torch.zeros(1, 30, VOCAB).expand(2, 30, VOCAB).contiguous()
+    runs = [
+        step(torch.full((2, 30), MASK), logits, temperature=1.0, seed=torch.tensor([3, 4]), step=5).tokens for _ in "ab"
+    ]
+    assert_equal("again", *runs)
+    assert (runs[0][0] == runs[0][1]).float().mean() < 0.3
+    fresh = step(torch.full((2, 30), MASK), logits, temperature=1.0).tokens
+    assert (fresh[0] == fresh[1]).float().mean() < 0.3
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match=r"^logits: must be 3-dimensional, \[B, W, V\], got \[4, 9\]$"):
+        remasking.p2_step_(torch.zeros(2, 4, dtype=torch.int64), torch.zeros(4, 9), mask_id=MASK, kappa=0.5)
+    with pytest.raises(TypeError, match="^x: must be a torch.Tensor, got list$"):
+        remasking.p2_step_([[1]], torch.zeros(1, 4, 9), mask_id=MASK, kappa=0.5)
