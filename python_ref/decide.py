@@ -93,7 +93,7 @@ def _level(level, value, conf_dtype):
 
 
 def among_ready(ready, eligible, value, count, level, strict, conf_dtype):
-    """A threshold that counts only ``ready`` positions, as the (rule, eligible, quota) that it comes down to: top-k of all of those
+    """A threshold that counts only ``ready`` positions, as the (rule, eligible, quota) that it comes down to: top-k of all those
     above tau, or where a sequence has none, of ``count`` among the eligible (KLASS)."""
     tau = _level(level, value, conf_dtype)
     sure = ready & (value > tau if strict else value >= tau)
