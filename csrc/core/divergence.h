@@ -8,12 +8,14 @@
 namespace dlm {
 
 struct Divergence {
-  float max = -kInfinity, other_max = -kInfinity;
-  double mass = 0, other_mass = 0;  // of exp((z - max) * beta), and of the other row
-  double cross = 0;                 // of exp((z - max) * beta) * ((z - max) - (y - other_max)) * beta
-  int32_t bad = 0;                  // a NaN or +inf in either
-  int32_t escaped = 0;              // a token of p that q does not have: the divergence is infinite
+  float max, other_max;
+  double mass, other_mass;  // of exp((z - max) * beta), and of the other row
+  double cross;             // of exp((z - max) * beta) * ((z - max) - (y - other_max)) * beta
+  int32_t bad;              // a NaN or +inf in either
+  int32_t escaped;          // a token of p that q does not have: the divergence is infinite
 };
+
+DLM_HD Divergence of_nothing() { return {-kInfinity, -kInfinity, 0, 0, 0, 0, 0}; }
 
 // The same part about larger maxima.
 DLM_HD Divergence about(const Divergence& d, float max, float other_max, double beta) {
@@ -32,15 +34,13 @@ DLM_HD Divergence about(const Divergence& d, float max, float other_max, double 
 DLM_HD Divergence merge(const Divergence& a, const Divergence& b, double beta) {
   const float max = max_of(a.max, b.max), other_max = max_of(a.other_max, b.other_max);
   const Divergence p = about(a, max, other_max, beta), q = about(b, max, other_max, beta);
-  Divergence out;
-  out.max = max;
-  out.other_max = other_max;
-  out.mass = p.mass + q.mass;
-  out.other_mass = p.other_mass + q.other_mass;
-  out.cross = p.cross + q.cross;
-  out.bad = p.bad | q.bad;
-  out.escaped = p.escaped | q.escaped;
-  return out;
+  return {max,
+          other_max,
+          p.mass + q.mass,
+          p.other_mass + q.other_mass,
+          p.cross + q.cross,
+          p.bad | q.bad,
+          p.escaped | q.escaped};
 }
 
 // NaN, +inf, or no finite logit, in either row.

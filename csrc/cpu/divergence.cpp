@@ -31,7 +31,7 @@ void exponentials(const KernelTable& k, const float* z, int64_t n, float max, do
 
 // Of n logits of either row.
 Divergence of_tile(const KernelTable& k, const float* z, const float* y, int64_t n, double beta) {
-  Divergence d;
+  Divergence d = of_nothing();
   int32_t bad = 0, escaped = 0;
   for (int64_t i = 0; i < n; ++i) {
     bad |= !(z[i] < kInfinity) | !(y[i] < kInfinity);
@@ -62,7 +62,7 @@ Divergence of_row(const DivergenceArgs& a, const Resolved& r, const KernelTable&
     return static_cast<const char*>(logits.data) + logits_offset(g, logits, row) * dtype_size(logits.dtype);
   };
   const char *const logits = start(a.logits), *const previous = start(a.previous);
-  Divergence d;
+  Divergence d = of_nothing();
   float z[kTile], y[kTile];
   for (int64_t begin = 0; begin < r.vocab; begin += kTile) {
     const int64_t n = min_of(kTile, r.vocab - begin);
@@ -83,7 +83,7 @@ void row_kl(const DivergenceArgs& a, const Resolved& r, const dlm_executor* exec
     for (int64_t row; (row = next.fetch_add(1, std::memory_order_relaxed)) < g.num_rows;) {
       const bool asked = is_asked_for(a, g, row);
       const double beta = inverse_temperature(float_at(a.temperature, quotient(row, g.width)));
-      store(a.out, row, asked, asked ? of_row(a, r, kernels, row, beta) : Divergence{});
+      store(a.out, row, asked, asked ? of_row(a, r, kernels, row, beta) : of_nothing());
     }
   });
 }

@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kDivergenceThreads)
   const Geometry& g = r.geometry;
   const int64_t row = blockIdx.x;
   const bool asked = is_asked_for(a, g, row);
-  Divergence d;
+  Divergence d = of_nothing();
   if (asked) {
     const double beta = inverse_temperature(float_at(a.temperature, quotient(row, g.width)));
     const float scale = static_cast<float>(beta * kLog2e);
