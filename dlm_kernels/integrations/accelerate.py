@@ -17,6 +17,7 @@ from .seams import Report, Unsupported
 # The modules beside this one that have ADAPTERS, the most specific first.
 _CLIENTS = (
     "dinfer",
+    "dllm",
     "fast_dllm",
     "llada",
     "llada2",

@@ -3,10 +3,10 @@
     model = algo.DUO_BASE.load_from_checkpoint(...)
     dlm.accelerate(model)  # then model.generate_samples(...) as before
 
-Covered: the ancestral and the Psi sampler of the uniform-state models, with and without ``noise_removal`` and ``p_nucleus`` (which
-renormalises what it keeps, the crossing token included, in the original and here), and their forward noising; of the masked ones
-MDLM (``parameterization="subs"``), for which Psi is ReMDM. The logits are read once, where the original moves some 300
-(ancestral) or 550 (Psi) bytes for each of them. What follows the original's law is the draw:
+Covered: the ancestral and the Psi sampler of the uniform-state models, with and without ``noise_removal`` and ``p_nucleus``
+(which renormalises what it keeps, the crossing token included, in the original and here), and their forward noising; of the
+masked ones MDLM (``parameterization="subs"``), for which Psi is ReMDM. The logits are read once, where the original moves some
+300 (ancestral) or 550 (Psi) bytes for each of them. What follows the original's law is the draw:
 
 - ``sampling.use_float64`` changes nothing but the dtype of what is returned. The original needs float64 to draw rare noise;
   here the choice between the model and noise is made first, in float64, and no dense noise is drawn at all.

@@ -31,7 +31,7 @@ import torch
 from .. import Factor
 from .llada import add_gumbel_noise, get_num_transfer_tokens
 from .seams import has_parameters, step_seams
-from .transfer import at_least, no_grad, propose, quotas, refuse, take
+from .transfer import at_least, no_grad, propose, refuse, take, top_k_of
 
 __all__ = ["add_gumbel_noise", "get_num_transfer_tokens", "get_transfer_index", "get_transfer_index_dynamic"]
 
@@ -53,7 +53,7 @@ def get_transfer_index(logits, temperature, remasking, mask_index, x, num_transf
 
     ValueError: another remasking, a bad temperature, NaN in a row that is masked.
     """
-    rule = quotas(num_transfer_tokens, x) if threshold is None else at_least(threshold)
+    rule = top_k_of(num_transfer_tokens, x) if threshold is None else at_least(threshold)
     return take(_step(logits, temperature, remasking, mask_index, x, rule))
 
 

@@ -93,7 +93,7 @@ def at_least(threshold, most=1):
     return TopK(most) if threshold > 1 else Threshold(max(float(threshold), 0.0), at_least=most, strict=False)
 
 
-def quotas(num_transfer_tokens, x):
+def top_k_of(num_transfer_tokens, x):
     """TopK with one number per sequence, int64 [B] or [B, 1]; negative ones are 0."""
     refuse(num_transfer_tokens is None, "num_transfer_tokens: must be given where no threshold is, got None")
     return TopK(num_transfer_tokens.reshape(-1).to(x.device, torch.int64).clamp(min=0))
