@@ -39,6 +39,15 @@ def test_diffusion_step_block(dtype):
         assert torch.equal(x, before)
 
 
+def test_bfloat16_blocks_rank_on_rounded_probabilities():
+    """0.99331 and 0.99351 are one number in bfloat16, and the first is the first."""
+    logits = torch.tensor([[[5.0, 0.0], [5.03125, 0.0]]])
+    masks, x, one = torch.ones(1, 2, dtype=torch.bool), torch.full((1, 2), MASK), torch.tensor([1])
+    for dtype, filled in ((torch.bfloat16, 0), (torch.float32, 1)):
+        for step in (toy._diffusion_step_block, dllm._diffusion_step_block):
+            assert step(logits.to(dtype), x, masks, one, 0.0, "low_confidence")[0, filled] == 0
+
+
 @pytest.mark.parametrize("options", [{}, dict(top_k=5), dict(top_p=0.7), dict(top_k=99, top_p=0.0)], ids=str)
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_sample_tokens(temperature, options, monkeypatch):
