@@ -1,5 +1,7 @@
 """transition_step_: every position takes one of four routes, and the law of where it ends is that of the original sampler."""
 
+import math
+
 import dense_posteriors as dense
 import pytest
 import torch
@@ -84,6 +86,20 @@ def test_the_law_of_a_denoiser_at_a_temperature(backend, temperature, tempered):
     law = dense.leave_one_out(logits.float().double(), x_t, alpha_t, temperature, tempered)
     n = 1000 if is_slow(backend) else 30_000
     check_law(ops, x_t, logits, transition, dense.sumi(law, x_t, alpha_t, alpha_s), n, temperature=temperature)
+
+
+def test_the_leave_one_out_shift_finds_rivals_that_are_hardly_there(isa):
+    """At a low temperature the others weigh 2^-173 of x_t, and the shift, tempered with the law, makes them its equals."""
+    vocab, n = 27, 1000 if is_slow(isa) else 30_000
+    x_t = torch.tensor([3, 20])
+    logits = torch.randn(2, vocab, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 40
+    logits = logits.float().double().scatter(-1, x_t[:, None], 12.0)
+    alpha_t, alpha_s = torch.full((2,), math.exp(13.2) / (math.exp(13.2) + vocab)).double(), torch.ones(2).double()
+    transition = transitions.uniform(alpha_t, alpha_s, prediction="denoiser", tempered="after")
+    law = dense.leave_one_out(logits, x_t, alpha_t, 0.1, "after")
+    want = dense.sumi(law, x_t, alpha_t, alpha_s)
+    assert bool((want.gather(-1, x_t[:, None]) > 0.1).all())
+    check_law(ops, x_t, logits, transition, want, n, temperature=0.1)
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "sedd_euler"])  # whose score of x_t is 1 / 0

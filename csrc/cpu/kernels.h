@@ -13,7 +13,7 @@ struct LawScales {
   float ref = 0;                         // a logit; sums are relative to it. exp2 may reach 2^kMaxLead before a redo
   float scale = 0;                       // confidence law
   float draw_scale = 0;                  // draw law, read only by kTwoLaws kernels
-  float floor = -__builtin_huge_valf();  // logits below it count as -inf; accumulate reads it where kFiltered
+  float floor = -__builtin_huge_valf();  // logits below it count as -inf, but for accumulate
 };
 
 // Largest (max - ref) * scale, in log2 units, that a run of logits may reach: above it sums in float could overflow.
@@ -26,7 +26,7 @@ struct RunStats {
   double draw_mass = 0;
 };
 
-enum AccumulateFlags : int { kPlain = 0, kTilt = 1, kTwoLaws = 2, kFiltered = 4, kNumAccumulateFlags = 6 };
+enum AccumulateFlags : int { kPlain = 0, kTilt = 1, kTwoLaws = 2, kNumAccumulateFlags = 4 };
 
 struct DTypeKernels {
   // A run of n contiguous logits: adds to *out. NaN makes mass NaN; -inf adds nothing.

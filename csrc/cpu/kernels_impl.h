@@ -103,17 +103,11 @@ void accumulate(const void* data, int64_t n, const LawScales& law, RunStats* out
   const T* z = static_cast<const T*>(data);
   const Vec ref = Vec::set(law.ref), scale = Vec::set(law.scale), draw_scale = Vec::set(law.draw_scale);
   const Vec lowest = Vec::set(kLowest / law.scale), draw_lowest = Vec::set(kLowest / law.draw_scale);
-  const Vec zero = Vec::set(0), floor = Vec::set(law.floor);
+  const Vec zero = Vec::set(0);
   // Two chains each: enough to hide the latency of an add, few enough to stay in registers.
   Vec mass[2] = {zero, zero}, tilt[2] = {zero, zero}, draw[2] = {zero, zero};
   Vec top[2] = {Vec::set(-dlm::kInfinity), Vec::set(-dlm::kInfinity)};
-  for_each_block(z, n, [&](const Vec* loaded) __attribute__((always_inline)) {
-    const Vec* block = loaded;
-    Vec floored[4];
-    if constexpr ((kFlags & dlm::cpu::kFiltered) != 0) {
-      for (int i = 0; i < 4; ++i) floored[i] = Vec::floored(loaded[i], floor);
-      block = floored;
-    }
+  for_each_block(z, n, [&](const Vec* block) __attribute__((always_inline)) {
     for (int j = 0; j < 4; j += kStep) {
       Vec d[kStep], fraction[kStep], power[kStep];
       for (int i = 0; i < kStep; ++i) top[(j + i) % 2] = Vec::max(block[j + i], top[(j + i) % 2]);
@@ -294,7 +288,7 @@ inline void soften(float* z, int64_t n, float cap) {
 
 template <class T>
 constexpr dlm::cpu::DTypeKernels kernels_of() {
-  return {{accumulate<T, 0>, accumulate<T, 1>, accumulate<T, 2>, accumulate<T, 3>, accumulate<T, 4>, accumulate<T, 5>},
+  return {{accumulate<T, 0>, accumulate<T, 1>, accumulate<T, 2>, accumulate<T, 3>},
           maximum<T>,
           find<T>,
           invert<T>,

@@ -28,23 +28,26 @@ float maximum(const KernelTable& k, const RowSource& source, int64_t begin, int6
 // Adds [begin, end) to *run.
 void accumulate(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, int flags,
                 const LawScales& scales, RunStats* run) {
-  LawScales at_floor = scales;
   for_each_run(source, begin, end, [&](const void* data, int32_t dtype, int64_t n, int64_t at) {
-    at_floor.floor = source.floor_at(at);
-    k.dtype[dtype].accumulate[flags](data, n, at_floor, run);
+    if (!(source.cutoff.z > -kInfinity)) {
+      k.dtype[dtype].accumulate[flags](data, n, scales, run);
+      return false;
+    }
+    float kept[kTile + 16];
+    for (int64_t i = 0; i < n; i += kTile) {
+      const char* const part = static_cast<const char*>(data) + i * dtype_size(dtype);
+      const int64_t some = k.dtype[dtype].collect(part, min_of(kTile, n - i), source.floor_at(at), kInfinity, kept);
+      if (some > 0) k.dtype[kFloat32].accumulate[flags](kept, some, scales, run);
+    }
     return false;
   });
 }
 
 RunStats accumulate_chunk(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, const RowLaw& law,
                           const LawScales& scales) {
-  const bool filtered = source.cutoff.z > -kInfinity, two_laws = law.draw_beta > 0 && law.draw_beta != law.beta;
+  const bool two_laws = law.draw_beta > 0 && law.draw_beta != law.beta;
   RunStats run;
-  accumulate(k, source, begin, end,
-             (law.tilt ? kTilt : 0) | (filtered   ? kFiltered
-                                       : two_laws ? kTwoLaws
-                                                  : 0),
-             scales, &run);
+  accumulate(k, source, begin, end, (law.tilt ? kTilt : 0) | (two_laws ? kTwoLaws : 0), scales, &run);
   if (!two_laws) run.draw_mass = run.mass;
   return run;
 }
@@ -110,7 +113,7 @@ bool finish_row(const KernelTable& k, const RowSource& source, int64_t vocab, co
     return hit >= 0;
   });
   const auto rest_about = [&](float ref) {
-    const int flags = (law.tilt ? kTilt : 0) | (source.cutoff.z > -kInfinity ? kFiltered : 0);
+    const int flags = law.tilt ? kTilt : 0;
     RunStats sum;
     accumulate(k, source, begin, stats.argmax, flags, scales_of(law, ref), &sum);
     accumulate(k, source, stats.argmax + 1, end, flags, scales_of(law, ref), &sum);
