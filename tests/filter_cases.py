@@ -16,12 +16,11 @@ def some_filters(generator, per, vocab):
     pick = lambda choices, shape=(): choices[torch.randint(len(choices), shape, generator=generator)]
     flag = lambda: bool(pick(torch.tensor([True, False])))
     kinds = dict(
-        top_k=torch.tensor([0, 1, 2, 5, 50, max(1, vocab // 2), vocab, vocab + 3]),
+        top_k=torch.tensor([0, 1, 2, 5, 50, max(1, vocab // 3), max(1, vocab - 1), vocab + 3]),
         top_p=torch.tensor([0.0, 0.1, 0.37, 0.5, 0.9, 0.99, 0.99999, 1.0], dtype=torch.float64),
         min_p=torch.tensor([0.0, 1e-4, 0.05, 0.3, 1.0], dtype=torch.float64),
     )
-    given = [flag() for _ in kinds]
-    given = given if any(given) else [False, True, False]
+    given = [flag() or flag() for _ in kinds]
     return dict(
         **{name: pick(values, (per,)) if here else None for here, (name, values) in zip(given, kinds.items())},
         filter_order="top_k_first" if flag() else "top_p_first",

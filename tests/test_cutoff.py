@@ -6,13 +6,20 @@ import pytest
 import torch
 from backends import is_slow, ops
 from dlm_kernels.reference.cutoff import Filters, keep
-from helpers import check_step
+from helpers import assert_equal, check_step, using_threads
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import StepCase, step_cases
+from strategies import StepCase, make_logits, step_cases
+from transition_laws import assert_frequencies
+from uniform_cases import renoise_call, transition_call
+from uniform_checks import check_renoise, check_transition, settled
+
+import dlm_kernels as dlm
 
 SEED, STEP = torch.tensor([11]), torch.tensor([5])
 f64 = lambda *values: torch.tensor(values, dtype=torch.float64)
+# Filters matter where a row is read: test_denoise_step.py has the rows that are not.
+READ = dict(filtered=True, batch=2, length=3, width=3, window=False, frozen=False, bad_share=0.0)
 
 
 def by_definition(row, temperature, top_k, top_p, min_p, filters):
@@ -66,7 +73,7 @@ def test_examples_of_others():
 # ---- the ops against the reference ---------------------------------------------------------------------------------
 
 
-@given(case=step_cases(filtered=True))
+@given(case=step_cases(**READ, open_share=1.0))
 def test_denoise_step(isa, case):
     check_step(ops, case)
 
@@ -78,3 +85,129 @@ def test_large_vocabulary(isa, kind):
     case = StepCase(seed=3, kind=kind, temperature="mixed", per_request=True, filtered=True, **size)
     for seed, dtype in enumerate(["float32", "bfloat16", "float16"]):
         check_step(ops, case.but(seed=seed, dtype=dtype, confidence_from="sampled", guidance=[None, None, 0.5][seed]))
+
+
+@given(case=step_cases(**READ, open_share=0.0), trace=st.booleans())
+def test_transition_step(isa, case, trace):
+    check_transition(ops, settled(transition_call(case, trace=trace)))
+
+
+@given(case=step_cases(**READ, open_share=0.0), probs=st.booleans())
+def test_renoise_step(isa, case, probs):
+    check_renoise(ops, settled(renoise_call(case, probs=probs, trace=True)))
+
+
+@pytest.mark.parametrize("redraw", ["min_p", "guidance", "score"])
+def test_redraws_weigh_what_is_kept(isa, redraw):
+    """The step on filtered laws is that on logits whose other tokens are suppressed; guidance filters each side."""
+    g = torch.Generator().manual_seed(0)
+    n, vocab, one = 400, 40, torch.ones(1)
+    rows = [make_logits(g, "normal", (1, n, vocab)) / 2 for _ in range(2)]
+    filters = Filters(top_k=torch.tensor([9]), top_p=f64(0.83))
+    cut = [keep(z[0], one.double(), torch.zeros(n).long(), filters)[None] for z in rows]
+    coefficients = torch.zeros(1, 14, dtype=torch.float64)
+    coefficients[0, 2:8] = f64(0.2, 0.05, 0.9, 0.8, 0.2, 0.0)
+    x, level = torch.randint(vocab, (1, n), generator=g), {"min_p": 0.02, "guidance": 1.7, "score": 0.0}[redraw]
+
+    def tokens(logits, uncond, **kwargs):
+        kwargs.update(redraw=redraw, level=level, uncond_logits=uncond if redraw == "guidance" else None)
+        return ops.transition_step_(x.clone(), logits, one, SEED, STEP, coefficients, **kwargs)
+
+    got = tokens(*rows, top_k=filters.top_k, top_p=filters.top_p)
+    for name, mine, theirs in zip(("tokens", "route"), got, tokens(*cut)):
+        assert_equal(name, mine, theirs)
+    assert not torch.equal(got[0], tokens(*rows)[0])
+
+
+# ---- laws, and what changes nothing --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        dict(top_k=torch.tensor([5])),
+        dict(top_p=f64(0.77)),
+        dict(top_p=f64(0.77), drop_crossing=True),
+        dict(min_p=f64(0.1)),
+        dict(top_k=torch.tensor([20]), top_p=f64(0.6), min_p=f64(0.02), filter_order="top_p_first"),
+    ],
+    ids=lambda filters: "-".join(filters),
+)
+def test_keyed_draws_follow_the_filtered_law(isa, filters):
+    n, row = 1000 if is_slow(isa) else 20_000, make_logits(torch.Generator().manual_seed(37), "normal", (37,)) / 3 - 50
+    temperature = torch.tensor([0.8])
+    kept = keep(
+        row[None],
+        temperature.double(),
+        torch.tensor([0]),
+        Filters(**{k.replace("filter_", ""): v for k, v in filters.items()}),
+    )
+    tokens = ops.draw_tokens(row.expand(n, -1), temperature, SEED, STEP, **filters)[0]
+    assert_frequencies(torch.bincount(tokens, minlength=37), (kept[0].double() / 0.8).softmax(-1))
+
+
+def test_which_confidence_sees_the_filters(isa):
+    """Of p = .5, .3, .2 with top_k = 2: the raw and the tempered law have the third token, the sampled one does not."""
+    row = torch.tensor([[[0.5, 0.3, 0.2]]]).log()
+
+    def drawn(source, temperature):
+        kwargs = dict(top_k=torch.tensor([2]), confidence_from=source)
+        tokens, confidence, _, _, entropy, _ = ops.draw_tokens(row, torch.tensor([temperature]), SEED, STEP, **kwargs)
+        return confidence.item(), row[0, 0, tokens.item()].double().exp().item(), entropy.item()
+
+    for temperature in (0.0, 1.0):
+        for source, share in (("raw", 1.0), ("tempered", 1.0), ("sampled", 0.8)):
+            confidence, p, entropy = drawn(source, temperature)
+            assert confidence == pytest.approx(p / share, rel=1e-6)
+            assert entropy == pytest.approx(0.661563 if source == "sampled" else 1.029653, abs=1e-5)
+    cold = (0.5**2 + 0.3**2, 0.5**2 + 0.3**2 + 0.2**2)
+    for source, total in (("sampled", cold[0]), ("tempered", cold[1])):
+        confidence, p, _ = drawn(source, 0.5)
+        assert confidence == pytest.approx(p**2 / total, rel=1e-6)
+
+
+def test_threads_and_batch_do_not_change_a_cutoff(isa):
+    """A row alone, in a batch, with one thread or two, whole rows or chunks of rows: the same bits."""
+    g = torch.Generator().manual_seed(0)
+    for vocab, rows in [(30_000, 3), (3000, 30)]:
+        logits = make_logits(g, "normal", (1, rows, vocab)).bfloat16()
+        args = (torch.tensor([0.9]), SEED, STEP)
+        filters = dict(top_k=torch.tensor([vocab // 3]), top_p=f64(0.9), confidence_from="sampled")
+        with using_threads(1):
+            want = ops.draw_tokens(logits, *args, **filters)
+        with using_threads(2):
+            for got, a in zip(ops.draw_tokens(logits, *args, **filters), want):
+                assert_equal("two threads", got, a)
+            for i in range(rows):
+                single = ops.draw_tokens(logits[:, i : i + 1], *args, start=torch.tensor([i]), **filters)
+                for got, a in zip(single, want):
+                    assert_equal(f"row {i} alone", got[0, 0], a[0, i])
+
+
+def test_python_arguments(isa):
+    """Off is off, numbers are tensors of one, and the names of the Python layer reach the op."""
+    z = make_logits(torch.Generator().manual_seed(1), "ties", (2, 40, 50))
+    draw = lambda **how: dlm.draw_tokens(z, temperature=1.0, seed=3, confidence_from="sampled", **how)
+    plain = draw()
+    for off in (
+        dict(top_k=0, top_p=1.0, min_p=0.0),
+        dict(top_k=None),
+        dict(top_k=torch.zeros(2).long(), top_p=torch.ones(2)),
+    ):
+        for mine, theirs in zip(draw(**off), plain):
+            assert_equal("without filters", mine, theirs)
+    for mine, theirs in zip(
+        draw(top_k=4, top_p=0.7, min_p=0.1), draw(top_k=torch.tensor([4]), top_p=f64(0.7), min_p=f64(0.1, 0.1))
+    ):
+        assert_equal("numbers", mine, theirs)
+    args = (z, torch.ones(1), torch.tensor([3]), torch.tensor([0]))
+    want = ops.draw_tokens(
+        *args, top_k=torch.tensor([4]), top_p=f64(0.7), filter_order="top_p_first", drop_crossing=True, keep_ties=True
+    )
+    assert_equal(
+        "tokens",
+        draw(top_k=4, top_p=0.7, filter_order="top_p_first", top_p_crossing="drop", top_k_ties="all").tokens,
+        want[0],
+    )
+    assert set(draw(top_k=1).tokens.flatten().tolist()) <= set(z.argmax(-1).flatten().tolist())
+    assert len(set(draw(top_k=1, top_k_ties="all").tokens[0].tolist())) > len(set(draw(top_k=1).tokens[0].tolist()))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from backends import ops
+from filter_cases import FILTERS
 from helpers import assert_equal
 from strategies import StepCase, make_logits
 from uniform_cases import a_trace, copied, noising_call, renoise_call, transition_call
@@ -10,6 +11,7 @@ from uniform_cases import a_trace, copied, noising_call, renoise_call, transitio
 import dlm_kernels as dlm
 
 CASES = {
+    "filtered": StepCase(seed=4, temperature="mixed", per_request=True, filtered=True, confidence_from="sampled"),
     "dense": StepCase(seed=1, temperature="mixed", per_request=True, frozen=True, start=True, width=5),
     "packed": StepCase(seed=2, packed=True, padding=True, x_dtype="int32", dtype="bfloat16", suppress=2, demote=3),
     "guided": StepCase(
@@ -34,7 +36,7 @@ def samples():
         logits, temperature, seed, step, quota = args
         yield pytest.param(ops.denoise_step_, (x, *args), kwargs, id=f"denoise_step_-{name}")
         keep = ("start", "rows", "shift", "suppress", "demote", "uncond_logits", "cfg_scale", "uniform", "confidence")
-        drawing = {k: kwargs[k] for k in keep}
+        drawing = {k: v for k, v in kwargs.items() if k in (*keep, *FILTERS)}
         if case.packed:
             drawing["length"] = x.shape[1]
         yield pytest.param(ops.draw_tokens, args[:4], drawing, id=f"draw_tokens-{name}")

@@ -8,7 +8,9 @@ import torch
 from dlm_kernels.reference import confidence as scoring
 from dlm_kernels.reference import geometry, philox, transition
 from dlm_kernels.reference import trace as tracing
+from dlm_kernels.reference.cutoff import keep
 from dlm_kernels.reference.row_stats import effective_logits, logit_of
+from filter_cases import filters_of, kept_between
 from helpers import (
     LEAD,
     A,
@@ -23,6 +25,8 @@ from helpers import (
     law_of,
     odds_interval,
     places_of,
+    restricted,
+    rows_of,
     under,
     widen,
 )
@@ -61,6 +65,29 @@ def uniforms_of(call, places, index, streams):
     return [philox.draw_uniform(seed, places.position[index], step, stream) for stream in streams]
 
 
+def settled(call):
+    """``call`` with a top_p of which no rounding decides what it keeps; none if all of some are at an edge."""
+    x, args, kwargs = call
+    filters = filters_of(kwargs)
+    if filters is None or filters.top_p is None or not args[0].numel():
+        return call
+    places = places_of(x, args[0], kwargs["start"], kwargs["rows"])
+    index = places.real.nonzero(as_tuple=True)
+    batch = places.batch[index]
+    t = geometry.per_request(args[1], batch).double()
+    law = law_of(effective_rows(call, index), torch.where(t == 0, 1.0, t))
+    for top_p in (filters.top_p, *torch.tensor([[0.2347], [0.5671], [0.9123]], dtype=torch.float64), None):
+        ends = kept_between(law.z, t, batch, filters._replace(top_p=top_p), law.mass_error)
+        if torch.equal(*ends):
+            return x, args, {**kwargs, "top_p": top_p}
+
+
+def kept(law, temperature, batch, kwargs):
+    """``law`` over the tokens that the filters of a settled call keep."""
+    filters = filters_of(kwargs)
+    return law if filters is None else restricted(law, keep(law.z, temperature, batch, filters))
+
+
 # ---- transition_step_ ----------------------------------------------------------------------------------------------
 
 
@@ -95,7 +122,7 @@ def check_transition(ops, call):
     batch, position = places.batch[index], places.position[index]
     z = effective_rows(call, index)
     t_draw = geometry.per_request(args[1], batch).double()
-    law = law_of(z, torch.where(t_draw == 0, 1.0, t_draw))
+    law = kept(law_of(z, torch.where(t_draw == 0, 1.0, t_draw)), t_draw, batch, kwargs)
     current, token, way = before[index].long(), tokens[index].long(), route[index].long()
     streams = (philox.STREAM_ROUTE, philox.STREAM_DRAW, philox.STREAM_NOISE)
     u_route, u_draw, u_noise = uniforms_of(call, places, index, streams)
@@ -125,8 +152,9 @@ def check_transition(ops, call):
     if warm.any():
         known = (current >= 0) & (current < vocab)
         here = torch.where(known, current, vocab)[:, None]
-        others = torch.nn.functional.pad(z, (0, 1)).scatter(-1, here, -torch.inf)[:, :vocab]
-        assert_tokens_in_band(law_of(others[warm], t_draw[warm]), token[warm], u_draw[warm])
+        without = lambda z: torch.nn.functional.pad(z, (0, 1)).scatter(-1, here, -torch.inf)[:, :vocab]
+        others = rows_of(restricted(law_of(without(z), law.temperature), without(law.z)), warm)
+        assert_tokens_in_band(others, token[warm], u_draw[warm])
 
     # 4. Its probability, and that of what was there.
     for name, value, of in (("p_current", p_current, current), ("confidence", confidence, token)):
@@ -223,11 +251,13 @@ def check_renoise(ops, call):
     z = effective_rows(call, index)
     t_draw = geometry.per_request(args[1], places.batch[index]).double()
     law = law_of(z, scoring.law_temperature(t_draw, kwargs["confidence_from"]))
+    if kwargs["confidence_from"] == "sampled":
+        law = kept(law, t_draw, places.batch[index], kwargs)
     if kwargs.get("probs") is not None:
         assert_equal("probabilities of rows not read", after["probs"][~good], kwargs["probs"][~good])
         d = (law.z.double() - law.stats.max[:, None]) / law.temperature[:, None]
         p, mine = torch.exp(d) / (1 + law.stats.rest[:, None]), after["probs"][index].double()
-        error = p * (2.0**-8 + A + B * (LEAD + d.abs().clamp(max=800))) + NO_MASS
+        error = torch.where(d > -torch.inf, p * (2.0**-8 + A + B * (LEAD + d.abs().clamp(max=800))) + NO_MASS, 0.0)
         assert_between("probabilities", mine, p - error, p + error)
     if kwargs.get("trace") is not None:
         gain = gains(law, call, places, index, best[index].long())
