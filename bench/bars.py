@@ -200,6 +200,16 @@ def _uniform_bars() -> Iterable[Bar]:
 UNIFORM_BARS = tuple(_uniform_bars())
 
 
+def _filter_bars() -> Iterable[Bar]:
+    for dist, rows in (("normal1", "flat"), ("normal3", "steep"), ("peaked", "peaked")):
+        shape = {**_SHAPE, "model": "dream", "rows": 32, "open_rows": 32, "dist": dist, "top_p": 0.9}
+        place = Place(("ratio", "median"), "bf16", 1.0, "tuned", "sorted_top_p", shape)
+        yield Bar(f"top_p alone, 32 {rows} rows of 152064 bf16", "eager, by sorting", ">=", 30, "x", place)
+
+
+FILTER_BARS = tuple(_filter_bars())
+
+
 @dataclasses.dataclass(frozen=True)
 class Statement:
     """What a set of cases states: its bars, under which allocator they are measured, and whose accuracy rows go with them."""
@@ -211,6 +221,7 @@ class Statement:
 
 STATED = {
     "bars": Statement(BARS, "both", "masked"),
+    "filters": Statement(FILTER_BARS, "tuned", ""),
     "uniform_bars": Statement(UNIFORM_BARS, "tuned", "uniform"),
     "uniform": Statement(UNIFORM_BARS, "tuned", "uniform"),
 }

@@ -47,6 +47,7 @@ class Case:
     with `k` all positions, each by its argmax. "q_sample": forward noising, no logits.
     dist: "normal3" = N(0, 3), "normal1" = N(0, 1); "peaked" = N(0, 2) with a few raised tokens per row, as trained models
     give; "huge" = rows around +-300, for accuracy.
+    top_p: below 1 the token is drawn, and its confidence read, from the most probable tokens of that mass.
     confidence: what positions are ranked by. cfg_scale: not 0 = a second logits tensor, classifier-free guidance.
     """
 
@@ -64,6 +65,7 @@ class Case:
     confidence: str = "prob"
     cfg_scale: float = 0.0
     steps: int = 0
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
         for field, known in (("op", OPS), ("dtype", DTYPES), ("dist", DISTS), ("confidence", CONFIDENCES)):
@@ -85,6 +87,8 @@ class Case:
             raise ValueError(f"open_rows: must be rows for {self.op}, got {self.open_rows}")
         if (self.steps > 0) != (self.op in _SCHEDULED_OPS):
             raise ValueError(f"steps: must be > 0 for {' and '.join(_SCHEDULED_OPS)}, else 0, got {self.steps}")
+        if self.top_p != 1 and not (0 < self.top_p < 1 and self.op == "denoise_step" and self.temperature == 1):
+            raise ValueError(f"top_p: must be 1, or in (0, 1) for denoise_step at temperature 1, got {self.top_p}")
         if self.op not in _RANKING_OPS:
             object.__setattr__(self, "k", 0)
         if not 0 <= self.k <= self.open_rows // self.batch:
@@ -132,7 +136,7 @@ class Case:
         if not self.has_logits or not self.temperature:
             return None
         if self.op == "denoise_step":
-            return dataclasses.replace(self, temperature=0.0)
+            return dataclasses.replace(self, temperature=0.0, top_p=1.0)
         return dataclasses.replace(self, op="select_step", temperature=0.0, confidence="prob", k=self.length, steps=0)
 
     @property
@@ -148,9 +152,10 @@ class Case:
         guided = f" cfg={self.cfg_scale:g}" if self.cfg_scale else ""
         ranked = f" k={self.k}" if self.op in _RANKING_OPS else ""
         steps = f" N={self.steps}" if self.steps else ""
+        filtered = f" p={self.top_p:g}" if self.top_p < 1 else ""
         return (
             f"{self.op} {self.model} {shape}x{self.vocab} {self.dtype} T={self.temperature:g} {self.dist}"
-            f"{ranked}{steps}{opened}{scored}{guided}"
+            f"{ranked}{steps}{filtered}{opened}{scored}{guided}"
         )
 
 
@@ -199,6 +204,12 @@ def _uniform_more() -> Iterator[Case]:
         yield Case(op="q_sample", model=model, batch=64, rows=64 * 1024, vocab=vocab, dtype="fp32")
 
 
+def _filters() -> Iterator[Case]:
+    """Dream's vocabulary with flat, steep and trained-like rows: from tens of thousands of tokens left to a handful."""
+    for dist in ("normal1", "normal3", "peaked"):
+        yield Case(model="dream", rows=32, vocab=VOCAB["dream"], temperature=1.0, dist=dist, top_p=0.9)
+
+
 _STANDARD = tuple(_product((32, 256), ("bf16", "fp32"), (0.0, 1.0)))
 
 SETS: dict[str, tuple[Case, ...]] = {
@@ -212,6 +223,7 @@ SETS: dict[str, tuple[Case, ...]] = {
         Case(op="topk_unmask", batch=b, rows=b * length, dtype="fp32", k=8)
         for b, length in ((1, 32), (1, 256), (8, 256), (1, 4096))
     ),
+    "filters": tuple(_filters()),
     "uniform_bars": tuple(_uniform_bars()),
     "uniform": (*_uniform_bars(), *_uniform_more()),
 }

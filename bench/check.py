@@ -100,7 +100,10 @@ def _check_rows(provider, inputs, tokens, confidence, opened) -> tuple[Result, t
     wrong, tied = (torch.zeros(case.rows, dtype=torch.bool, device=device) for _ in range(2))
     in_range = (given >= 0) & (given < case.vocab)
     noise = _Noise(provider, inputs)
+    edge = torch.zeros(case.rows, dtype=torch.float64, device=device)
     for rows, z in _blocks(inputs, provider.guided_in):
+        if case.top_p < 1:
+            z, edge[rows] = _nucleus(z, case.top_p)
         token = given[rows].clamp(0, case.vocab - 1)[:, None].long()
         chosen = z.gather(-1, token)[:, 0]
         truth[rows] = _confidence(z, chosen, case.confidence)
@@ -115,11 +118,11 @@ def _check_rows(provider, inputs, tokens, confidence, opened) -> tuple[Result, t
         elif provider.noise == "hidden":
             wrong[rows] = chosen == -torch.inf
         else:
-            wrong[rows], tied[rows] = _judge_draw(z / case.temperature, token[:, 0], uniform[rows])
+            wrong[rows], tied[rows] = _judge_draw(z / case.temperature, token[:, 0], uniform[rows], edge[rows])
     wrong |= ~in_range
     got = confidence.reshape(-1).double()
     size = truth if case.confidence == "prob" else truth.abs().clamp(min=1)
-    relerr = ((got - truth).abs() / size)[wanted]
+    relerr = ((got - truth).abs() / size - edge).clamp(min=0)[wanted]
     worst = float("inf") if relerr.isnan().any() else float(relerr.max())
     result = Result(True, "", int((wrong & wanted).sum()), int((tied & wanted).sum()), worst)
     return result, truth.view_as(opened)
@@ -162,15 +165,25 @@ def _judge_greedy(z: torch.Tensor, token: torch.Tensor, chosen: torch.Tensor, sl
     return wrong, ~wrong & (z.argmax(-1) != token)
 
 
-def _judge_draw(z: torch.Tensor, token: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _nucleus(z: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """fp64 logits `[r, V]` with -inf for what top_p cuts off, and what one token more or less at that edge would change."""
+    ordered, index = z.sort(dim=-1, descending=True, stable=True)
+    prob = ordered.softmax(-1)
+    kept = prob.cumsum(-1) - prob <= top_p
+    last = kept.sum(-1, keepdim=True) - 1
+    cut = torch.zeros_like(kept).scatter(-1, index, ~kept)
+    return z.masked_fill(cut, -torch.inf), 2 * prob.gather(-1, last)[:, 0]
+
+
+def _judge_draw(z, token, uniform, edge=0.0) -> tuple[torch.Tensor, torch.Tensor]:
     """(wrong, tied) by the bracket cdf(token - 1) <= u <= cdf(token): outside it by more than rounding, or by less.
-    A token without mass is wrong."""
+    A token without mass is wrong. `edge`: how far off the CDF may be beside rounding."""
     weights = (z - z.amax(-1, keepdim=True)).exp()
     total = weights.sum(-1)
     below = (weights * (torch.arange(z.shape[-1], device=z.device) < token[:, None])).sum(-1) / total
     own = weights.gather(-1, token[:, None])[:, 0] / total
     outside = torch.maximum(below - uniform, uniform - (below + own))
-    wrong = (outside > DRAW_TOLERANCE) | (own == 0)
+    wrong = (outside > DRAW_TOLERANCE + edge) | (own == 0)
     return wrong, (outside > 0) & ~wrong
 
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set",
         default="standard",
         metavar="NAME",
-        help=f"which cases: {sets} (default: standard); bars, uniform and uniform_bars: with verdicts",
+        help=f"which cases: {sets} (default: standard); bars, filters, uniform and uniform_bars: with verdicts",
     )
     add(
         "--loops",
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--allocator",
         choices=[*machine.ALLOCATORS, "both"],
-        help="malloc settings (default: default; bars: both; uniform and uniform_bars: tuned)",
+        help="malloc settings (default: default; bars: both; filters, uniform and uniform_bars: tuned)",
     )
     add(
         "--isa",

@@ -33,7 +33,8 @@ FP32_SOFTMAX_RTOL = 5e-4
 class Provider:
     """name, kind ("ours" | "eager" | "compiled" | "triton" | "library"), one line of description, and a builder of the step.
 
-    ops, models (None: all), confidences: what it has; greedy, warm: whether it takes T = 0, T > 0.
+    ops, models (None: all), confidences: what it has; filtered: whether it takes cases without
+    and with top_p; greedy, warm: whether it takes T = 0, T > 0.
     noise: how a draw is checked. "uniform": the CDF bracket of the given uniform; "gumbel": replay of torch.rand;
     "own": `replay(inputs)` gives the exponential variates `[rows, V]` of its noise (of renoise_step, the noise tokens as well);
     "cdf": the bracket of the given uniform on the whole posterior; "hidden": it cannot be.
@@ -51,6 +52,7 @@ class Provider:
     noise: str = "uniform"
     conf_rtol: Callable[[torch.dtype], float] = lambda dtype: FP32_SOFTMAX_RTOL
     confidences: tuple[str, ...] = ("prob",)
+    filtered: tuple[bool, ...] = (False,)
     greedy: bool = True
     warm: bool = True
     replay: Callable[[Inputs], torch.Tensor | tuple[torch.Tensor, torch.Tensor]] | None = None
@@ -68,6 +70,7 @@ class Provider:
             case.op in self.ops
             and (self.models is None or case.model in self.models)
             and case.confidence in self.confidences
+            and (case.top_p < 1) in self.filtered
             and (self.warm if case.temperature else self.greedy)
         )
 
@@ -96,6 +99,7 @@ def fused(inputs: Inputs, *, k, temperature, seed, step_number) -> Step:
     import dlm_kernels as dlm
 
     case, rule = inputs.case, dlm.TopK(k)
+    filtered = dict(top_p=case.top_p, confidence_from="sampled") if case.top_p < 1 else {}
 
     def step(x: torch.Tensor, uniform=None):
         out = dlm.denoise_step_(
@@ -110,6 +114,7 @@ def fused(inputs: Inputs, *, k, temperature, seed, step_number) -> Step:
             confidence=case.confidence,
             uncond_logits=inputs.uncond,
             cfg_scale=case.cfg_scale,
+            **filtered,
         )
         return out.tokens, out.confidence
 
@@ -184,6 +189,26 @@ def dream(inputs: Inputs) -> Step:
             confidence = ordered[..., 0] - ordered[..., 1]
         elif case.confidence == "neg_entropy":
             confidence = (prob * torch.log(prob + 1e-10)).sum(-1)
+        return _rank_each_sequence(x, tokens, confidence, case, mask_id)
+
+    return step
+
+
+def sorted_top_p(inputs: Inputs) -> Step:
+    """LLaDA2 and diffusers' BlockRefinementScheduler: sort, softmax, cumsum, scatter, softmax, multinomial, in fp32. The token
+    that crosses top_p stays, and the confidence is of what is left."""
+    case, mask_id = inputs.case, inputs.mask_id
+
+    def step(x: torch.Tensor, uniform=None):
+        logits = inputs.logits.float() / case.temperature
+        ordered, index = torch.sort(logits, descending=True, dim=-1)
+        cut = ordered.softmax(-1).cumsum(-1) > case.top_p
+        cut[..., 1:] = cut[..., :-1].clone()
+        cut[..., 0] = False
+        logits = logits.masked_fill(cut.scatter(-1, index, cut), -torch.inf)
+        prob = logits.softmax(-1)
+        tokens = torch.multinomial(prob.view(-1, case.vocab), 1).view(x.shape)
+        confidence = prob.gather(-1, tokens[..., None]).squeeze(-1)
         return _rank_each_sequence(x, tokens, confidence, case, mask_id)
 
     return step
@@ -313,7 +338,16 @@ _SWEEPING = ("denoise_step", "uniform_step", "transition_step", "renoise_step")
 _ALL_SCORES = ("prob", "margin", "neg_entropy", "gain")
 PROVIDERS = _registry(
     [
-        Provider(OURS, "ours", "this package", ours, _ALL, conf_rtol=lambda dtype: 2e-6, confidences=_ALL_SCORES),
+        Provider(
+            OURS,
+            "ours",
+            "this package",
+            ours,
+            _ALL,
+            conf_rtol=lambda dtype: 2e-6,
+            confidences=_ALL_SCORES,
+            filtered=(False, True),
+        ),
         Provider(
             "llada",
             "eager",
@@ -342,6 +376,15 @@ PROVIDERS = _registry(
             confidences=("margin", "neg_entropy"),
             warm=False,
             guided_in=None,
+        ),
+        Provider(
+            "sorted_top_p",
+            "eager",
+            "LLaDA2's top_p: sort, softmax, cumsum, scatter, softmax, multinomial; topk per sequence",
+            sorted_top_p,
+            noise="own",
+            replay=uniform_peers.multinomial_noise,
+            filtered=(True,),
         ),
         Provider(
             "torch_fp32",
