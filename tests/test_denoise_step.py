@@ -374,7 +374,17 @@ def test_python_seeds():
 def test_a_whole_generation_ends_with_a_full_canvas(isa):
     """Every rule makes progress: a canvas of masks is full after at most as many steps as positions."""
     g = torch.Generator().manual_seed(0)
-    for rule in (dlm.TopK(3), dlm.Threshold(0.9), dlm.Factor(1.0), dlm.EntropyBudget(0.1)):
+    for rule in (
+        dlm.TopK(3),
+        dlm.Threshold(0.9),
+        dlm.Threshold(0.9, strict=False, within=1e-5),
+        dlm.Factor(1.0),
+        dlm.EntropyThreshold(0.5),
+        dlm.EntropyBudget(0.1),
+        dlm.EntropyBudget(0.1, order="confidence"),
+        dlm.SegmentMax(),
+        dlm.SegmentMax(0.9, low=0.2),
+    ):
         x = torch.full((2, 16), 999)
         for step in range(16):
             out = dlm.denoise_step_(

@@ -233,7 +233,14 @@ def test_python_layer(changes, error, text):
         (lambda: dlm.Threshold(math.nan), E),
         (lambda: dlm.Threshold(0.5, at_least=-1), E),
         (lambda: dlm.Factor(-1.0), E),
+        (lambda: dlm.Threshold(0.5, within=-1e-5), E),
         (lambda: dlm.EntropyBudget(-0.5), E),
+        (lambda: dlm.EntropyBudget(0.5, order="margin"), E),
+        (lambda: dlm.EntropyThreshold(math.nan), E),
+        (lambda: dlm.EntropyThreshold(0.5, at_least=-1), E),
+        (lambda: dlm.EntropyThreshold("low"), T),
+        (lambda: dlm.SegmentMax(1.5), E),
+        (lambda: dlm.SegmentMax(low=-0.1), E),
     ],
 )
 def test_rules_check_themselves_at_the_latest_in_the_step(make, error):
