@@ -20,7 +20,7 @@ from . import machine, measure, timing
 from .timing import Entry, Method
 
 # Modules beside this one that have LOOPS, in the order of the tables.
-_CLIENTS = ("fast_dllm", "llada", "transformers")
+_CLIENTS = ("fast_dllm", "llada", "transformers", "diffusers")
 
 
 @dataclasses.dataclass(frozen=True)

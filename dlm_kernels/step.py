@@ -119,7 +119,7 @@ def draw_tokens(
     batch_size = logits.shape[0] if logits.dim() == 3 else per_sequence.shape[0]
     ranking = 0.0 if rank_temperature is None else number("rank_temperature", rank_temperature)
     if not needs_noise(temperature, confidence, ranking) and seed is None:
-        seed = 0
+        seed, generator = 0, None
     seeds, steps = noise(seed, step, generator, batch_size, device)
     tokens, score, key, logprob, entropy, bad = call(
         _ops.draw_tokens,
@@ -243,7 +243,7 @@ def denoise_step_(
     device, mask = logits.device, _mask(mask_id)
     ranking = 0.0 if rank_temperature is None else number("rank_temperature", rank_temperature)
     if not needs_noise(temperature, confidence, ranking) and seed is None:
-        seed = 0
+        seed, generator = 0, None
     seeds, steps = noise(seed, step, generator, x.shape[0] if x.dim() else 1, device)
     writing = Writing(check, x, trace, **_editing(x, logits, edit, edits_left))
     where = place(device, start, rows, shift)

@@ -22,8 +22,9 @@ def uniforms(seeds, length, step=0, stream=STREAM_DRAW):
 class Numbers:
     """Call n of a sampler has the seeds 1000 n + b. Positions are those of the tensors that it is given."""
 
-    def __init__(self):
+    def __init__(self, batch=1):
         self.calls = 0
+        self.batch = batch  # of what is flat
 
     def seeds(self, batch, device=None, generator=None):
         self.calls += 1
@@ -45,9 +46,9 @@ class Numbers:
         law = (logits.double() / temperature).softmax(dim=-1)
         return torch.nn.functional.one_hot(invert(law, self.uniforms(*logits.shape[:2])), logits.shape[-1]).float()
 
-    def multinomial(self, probs, num_samples=1, replacement=False):
-        """In place of torch.multinomial over rows [n, V] of one sequence."""
-        return invert(probs, self.uniforms(1, len(probs))[0])[:, None]
+    def multinomial(self, probs, num_samples=1, replacement=False, generator=None):
+        """In place of torch.multinomial over rows [batch * n, V]."""
+        return invert(probs, self.uniforms(self.batch, len(probs) // self.batch).flatten())[:, None]
 
 
 @contextlib.contextmanager

@@ -34,3 +34,11 @@ def test_an_int_seed_is_every_sequences_seed_and_a_tensor_is_per_request():
     drawn = dlm.draw_tokens(logits, temperature=1.0, generator=torch.Generator().manual_seed(1)).tokens
     again = dlm.draw_tokens(logits, temperature=1.0, generator=torch.Generator().manual_seed(1)).tokens
     assert torch.equal(drawn, again) and not torch.equal(drawn, dlm.draw_tokens(logits, temperature=1.0).tokens)
+
+
+def test_what_draws_nothing_leaves_the_generator_alone():
+    generator = torch.Generator().manual_seed(1)
+    before, logits = generator.get_state(), torch.randn(2, 3, 50)
+    dlm.draw_tokens(logits, generator=generator)
+    dlm.denoise_step(torch.full((2, 3), 50), logits, mask_id=50, rule=dlm.TopK(1), generator=generator)
+    assert torch.equal(generator.get_state(), before)

@@ -30,6 +30,7 @@ _CLIENTS = (
     "duo",
     "sedd",
     "transformers",
+    "diffusers",
 )
 
 _RECORD = "_dlm_kernels_seams"
@@ -135,10 +136,15 @@ def restore(obj):
     return obj
 
 
+def is_accelerated(obj):
+    """Whether ``accelerate`` was called for obj, and not undone."""
+    return _record(obj) is not None
+
+
 @contextlib.contextmanager
 def accelerated(obj):
     """``with accelerated(obj):`` restores at the end, unless obj was accelerated before."""
-    before = _record(obj) is not None
+    before = is_accelerated(obj)
     try:
         yield accelerate(obj)
     finally:
@@ -155,19 +161,24 @@ def explain(obj):
     record = _record(obj)
     if record is None:
         adapter = _adapter_of(obj)
+        if isinstance(report := getattr(obj, "report", None), Report):  # fast as it is
+            return Explanation(
+                adapter.name, True, None, [_row(_describe(obj), "the class is dlm_kernels' own", report)]
+            )
         try:
             rows = [Row(_where(seam), seam.does, "the client's own code", 0, {}) for seam in adapter.seams(obj)]
             return Explanation(adapter.name, False, None, rows)
         except Unsupported as why:
             return Explanation(adapter.name, False, str(why), [])
-    rows = []
-    for applied in record.applied:
-        report = applied.report
-        runs = f"dlm_kernels, {report.backend}" if report.fast else "not called yet"
-        if report.fallbacks and not report.fast:
-            runs = "the client's own code"
-        rows.append(Row(_where(applied.seam), applied.seam.does, runs, report.fast, dict(report.fallbacks)))
+    rows = [_row(_where(applied.seam), applied.seam.does, applied.report) for applied in record.applied]
     return Explanation(record.adapter.name, True, record.unsupported, rows)
+
+
+def _row(where, does, report):
+    runs = f"dlm_kernels, {report.backend}" if report.fast else "not called yet"
+    if report.fallbacks and not report.fast:
+        runs = "the client's own code"
+    return Row(where, does, runs, report.fast, dict(report.fallbacks))
 
 
 @dataclass(frozen=True)

@@ -61,17 +61,22 @@ def guarded(fast, original, report):
 
     @functools.wraps(original)
     def call(*args, **kwargs):
-        try:
-            out = fast(*args, **kwargs)
-        except Unsupported as why:
-            report.fallbacks[str(why)] += 1
-            return original(*args, **kwargs)
-        report.fast += 1
-        if report.fast == 1:
-            report.backend = backend_of(_device(args, kwargs))
-        return out
+        return serve(fast, original, report, args, kwargs)
 
     return call
+
+
+def serve(fast, original, report, args, kwargs):
+    """One call of what ``guarded`` makes."""
+    try:
+        out = fast(*args, **kwargs)
+    except Unsupported as why:
+        report.fallbacks[str(why)] += 1
+        return original(*args, **kwargs)
+    report.fast += 1
+    if report.fast == 1:
+        report.backend = backend_of(_device(args, kwargs))
+    return out
 
 
 def method_seam(obj, name, fast, does):
