@@ -87,10 +87,11 @@ def check_temperature(temperature):
     )
 
 
-def at_least(threshold, most=1):
+@functools.lru_cache(maxsize=256)  # a run asks for the same one at every step
+def at_least(threshold):
     """Fast-dLLM's threshold: every confidence from it up, and always the best. It may be any number."""
     refuse(math.isnan(threshold), f"threshold: must be a number, got {threshold}")
-    return TopK(most) if threshold > 1 else Threshold(max(float(threshold), 0.0), at_least=most, strict=False)
+    return TopK(1) if threshold > 1 else Threshold(max(float(threshold), 0.0), strict=False)
 
 
 def top_k_of(num_transfer_tokens, x):
