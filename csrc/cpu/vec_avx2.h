@@ -7,6 +7,20 @@
 
 namespace {
 
+// For every set of lanes, which come first when the others are left out.
+struct Compressed {
+  alignas(32) int32_t lanes[256][8] = {};
+  constexpr Compressed() {
+    for (int set = 0; set < 256; ++set) {
+      int n = 0;
+      for (int lane = 0; lane < 8; ++lane) {
+        if ((set >> lane & 1) != 0) lanes[set][n++] = lane;
+      }
+    }
+  }
+};
+constexpr Compressed kCompressed;
+
 struct Vec {
   static constexpr int kWidth = 8;
   static constexpr int kStep = 1;  // Vecs per exp2(): more than one would spill
@@ -26,16 +40,10 @@ struct Vec {
   // The lanes in [low, high], one after the other; returns how many. May write kWidth floats.
   static int64_t compress(Vec z, Vec low, Vec high, float* out) {
     const __m256 inside = _mm256_and_ps(_mm256_cmp_ps(z.v, low.v, _CMP_GE_OQ), _mm256_cmp_ps(z.v, high.v, _CMP_LE_OQ));
-    const int lanes = _mm256_movemask_ps(inside);
-    if (lanes == 0) return 0;
-    float lane[kWidth];
-    z.store(lane);
-    int64_t n = 0;
-    for (int i = 0; i < kWidth; ++i) {
-      out[n] = lane[i];
-      n += lanes >> i & 1;
-    }
-    return n;
+    const unsigned set = static_cast<unsigned>(_mm256_movemask_ps(inside));
+    const __m256i* const lanes = reinterpret_cast<const __m256i*>(kCompressed.lanes[set]);
+    _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(z.v, _mm256_load_si256(lanes)));
+    return __builtin_popcount(set);
   }
   void store(float* out) const { _mm256_storeu_ps(out, v); }
 
