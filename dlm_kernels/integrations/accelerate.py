@@ -31,6 +31,8 @@ _CLIENTS = (
     "sedd",
     "transformers",
     "diffusers",
+    "vllm",
+    "sglang",
 )
 
 _RECORD = "_dlm_kernels_seams"
