@@ -403,12 +403,6 @@ inline void filters(const SweepParams& s, int64_t batch, const char* anchor, con
   out->top_k_first = name("filter_order", s.filter_order, {"top_k_first", "top_p_first"}) == 0;
 }
 
-// For a backend that has no filters yet: better an error than another law.
-inline void unfiltered(const SweepParams& s, const char* backend) {
-  if (!has_filters(s)) return;
-  throw InvalidArgument{kRuntimeError, std::string("top_k, top_p, min_p: ") + backend + " has no filters yet"};
-}
-
 inline void like_rows(const char* argument, const Array& a, DType type, const Array& logits) {
   if (!given(a)) return;
   dtype(argument, a, {type});

@@ -38,4 +38,14 @@ DLM_HD bool within_min_p(const Filter& f, float z, float max, double beta) {
   return !(f.min_p > 0) || (static_cast<double>(z) - max) * beta >= log_d(f.min_p);
 }
 
+// What both keep.
+DLM_HD Cutoff shorter(const Cutoff& a, const Cutoff& b) { return keeps(a, b.z, b.index) ? b : a; }
+
+// Where min_p alone cuts: at a float next to its threshold, with or without that.
+DLM_HD Cutoff min_p_cutoff(const Filter& f, float max, double beta) {
+  if (!(f.min_p > 0)) return {};
+  const float z = static_cast<float>(max_of(-static_cast<double>(kFloatMax), max + log_d(f.min_p) / beta));
+  return {z, within_min_p(f, z, max, beta) ? INT64_MAX : -1};
+}
+
 }  // namespace dlm

@@ -31,7 +31,7 @@ DLM_HD RuleParams rule_params(const Resolved& r, const DecideParams& d, int64_t 
   return p;
 }
 
-inline bool has_filters(const SweepParams& s) { return given(s.top_k) || given(s.top_p) || given(s.min_p); }
+DLM_HD bool has_filters(const SweepParams& s) { return given(s.top_k) || given(s.top_p) || given(s.min_p); }
 
 // Of sequence b. On a device values come unchecked: what is out of range filters nothing, or leaves the argmax alone.
 DLM_HD Filter filter_of(const SweepParams& s, const Resolved& r, int64_t b) {

@@ -57,39 +57,46 @@ __device__ inline float block_sum(float v) {
 }
 
 struct Plus {
-  __device__ double operator()(double a, double b) const { return a + b; }
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
 };
 struct Larger {
-  __device__ double operator()(double a, double b) const { return max_of(a, b); }
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return max_of(a, b);
+  }
 };
 
 // Running sums (or maxima) of numbers >= 0 in thread order: of the threads before this one, through this one, and of
 // all.
+template <class T>
 struct Scan {
-  double before, through, total;
+  T before, through, total;
 };
 
-template <class Join = Plus>
-__device__ double warp_scan(double v, Join join = {}) {
+template <class T, class Join = Plus>
+__device__ T warp_scan(T v, Join join = {}) {
   const unsigned lane = threadIdx.x % kWarp;
 #pragma unroll
   for (unsigned lanes = 1; lanes < kWarp; lanes *= 2) {
-    const double below = __shfl_up_sync(kAllLanes, v, lanes);
+    const T below = __shfl_up_sync(kAllLanes, v, lanes);
     if (lane >= lanes) v = join(v, below);
   }
   return v;
 }
 
-template <class Join = Plus>
-__device__ Scan block_scan(double v, Join join = {}) {
-  DLM_SHARED(double, total, [kWarp]);
+template <class T, class Join = Plus>
+__device__ Scan<T> block_scan(T v, Join join = {}) {
+  DLM_SHARED(T, total, [kWarp]);
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const double in_warp = warp_scan(v, join);
-  const double below = __shfl_up_sync(kAllLanes, in_warp, 1);
+  const T in_warp = warp_scan(v, join);
+  const T below = __shfl_up_sync(kAllLanes, in_warp, 1);
   if (lane == kWarp - 1) total[warp] = in_warp;
   __syncthreads();
-  Scan out;
-  double start = 0;
+  Scan<T> out;
+  T start = 0;
   out.total = 0;
   for (unsigned w = 0; w < blockDim.x / kWarp; ++w) {
     if (w == warp) start = out.total;

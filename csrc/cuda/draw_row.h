@@ -14,17 +14,23 @@ __device__ inline RowLaw law_of(const RowsJob& job, const Place& at) {
   return law;
 }
 
-// The token that somebody asks about, and its logit.
+// Of what is drawn; and of what is scored.
+__device__ inline bool cuts(const RowsJob& job) { return has_filters(job.args.step.sweep); }
+__device__ inline bool cuts_scores(const RowsJob& job) { return cuts(job) && job.resolved.confidence_from == kSampled; }
+
+// The token that somebody asks about, and its logit in a law that has the tokens up to `cutoff`.
 template <class Source>
-__device__ Current holding(const Source& source, int64_t token, int64_t vocab) {
-  return {token, token >= 0 && token < vocab ? source.logit(token) : -kInfinity};
+__device__ Current holding(const Source& source, int64_t token, int64_t vocab, const Cutoff& cutoff) {
+  if (token < 0 || token >= vocab) return {token, -kInfinity};
+  const float z = source.logit(token);
+  return {token, keeps(cutoff, z, token) ? z : -kInfinity};
 }
 
 // log p(now) - log p(what the trace has committed at this place).
 template <class Source>
 __device__ float trace_gain(const RowsJob& job, const Source& source, const RowLaw& law, const RowStats& stats,
-                            const Place& at, const Current& now) {
-  const Current before = holding(source, committed_token(job.args.step.decide.trace, at), job.resolved.vocab);
+                            const Place& at, const Current& now, const Cutoff& cutoff) {
+  const Current before = holding(source, committed_token(job.args.step.decide.trace, at), job.resolved.vocab, cutoff);
   if (before.token < 0) return 0;
   return static_cast<float>(log_prob(stats, now.token, now.z, law.beta) -
                             log_prob(stats, before.token, before.z, law.beta));
@@ -79,18 +85,29 @@ __device__ DLM_NOINLINE void score_row(const RowsJob& job, int64_t row, RowStats
   const Place at = place_of(r.geometry, row);
   const RowLaw law = law_of(job, at);
   const Source source(step.sweep, r.geometry, row);
+  const Cutoff cutoff = cutoff_of(cuts_scores(job));
   if (token < 0) token = stats.argmax;
   const float z = token == stats.argmax ? stats.max : source.logit(token);
   const bool of_best = job.op == RowsOp::kRenoise;
   job.records.gain[row] =
-      trace_gain(job, source, law, stats, at, {of_best ? stats.argmax : token, of_best ? stats.max : z});
+      trace_gain(job, source, law, stats, at, {of_best ? stats.argmax : token, of_best ? stats.max : z}, cutoff);
   Current current;
   if (compares(r.confidence)) {
     const bool told = job.op == RowsOp::kDraw;
-    current =
-        holding(source, told ? given_token(step.draw, r.geometry, row) : token_on_canvas(step.decide.x, at), r.vocab);
+    current = holding(source, told ? given_token(step.draw, r.geometry, row) : token_on_canvas(step.decide.x, at),
+                      r.vocab, cutoff);
   }
   store_drawn_row(job, row, score_draw(step.draw, r, law, stats, at, token, z, current));
+}
+
+// For the model that is fed with it. A call for the same reason.
+template <class Source>
+__device__ DLM_NOINLINE void store_law(const RowsJob& job, int64_t row, RowStats stats) {
+  const Geometry& g = job.resolved.geometry;
+  const Array& probs = job.args.state.probs;
+  const Source source(job.args.step.sweep, g, row);
+  BFloat16* const out = static_cast<BFloat16*>(probs.data) + row_offset(g, probs, row);
+  store_probabilities(source, job.resolved.vocab, law_of(job, place_of(g, row)), stats, cuts_scores(job), out);
 }
 
 template <class Source>
@@ -98,7 +115,7 @@ __device__ void store_stats(const RowsJob& job, const Source& source, const RowL
                             int64_t row, bool good) {
   if (threadIdx.x != 0) return;
   const Current asked =
-      holding(source, given_token(job.args.step.draw, job.resolved.geometry, row), job.resolved.vocab);
+      holding(source, given_token(job.args.step.draw, job.resolved.geometry, row), job.resolved.vocab, {});
   const bool known = good && asked.token >= 0 && asked.token < job.resolved.vocab;
   store(job.stats_out, row, good, stats, law.beta, known ? probability(stats, asked, law.beta) : 0);
 }
@@ -110,24 +127,18 @@ __device__ DLM_NOINLINE void finish_draw(const RowsJob& job, int64_t row) {
   const Place at = place_of(r.geometry, row);
   const RowLaw law = law_of(job, at);
   const Source source(job.args.step.sweep, r.geometry, row);
-  const Finisher<Source> finisher(source, r.vocab, law, job.parts + row * num_chunks(r.vocab) * kWarps);
-  RowStats stats;
-  if (!finisher.bad()) stats = finisher.stats();
-  if (job.op == RowsOp::kRowStats) {
-    store_stats(job, source, law, stats, row, !finisher.bad());
-    return;
-  }
-  if (finisher.bad()) {
-    if (threadIdx.x == 0) store_unread(job, row, at, kBad);
-    return;
-  }
+  const Finisher<Source> finisher(source, r.vocab, law, job.parts + row * num_chunks(r.vocab) * kWarps, cuts(job),
+                                  cuts_scores(job));
+  const bool bad = finisher.bad(), draws = job.op != RowsOp::kRowStats;
   int64_t token = -1;
-  if (law.draw_beta > 0) token = finisher.draw(row_uniform(job.args.step.draw, r.geometry, row, at));
+  if (!bad && law.draw_beta > 0) token = finisher.draw(row_uniform(job.args.step.draw, r.geometry, row, at));
+  RowStats stats;
+  if (!bad) stats = finisher.stats();  // behind the draw, which needs the registers
+  if (!draws) store_stats(job, source, law, stats, row, !bad);
+  if (draws && bad && threadIdx.x == 0) store_unread(job, row, at, kBad);
+  if (!draws || bad) return;
   if (threadIdx.x == 0) score_row<Source>(job, row, stats, token);
-  const Array& probs = job.args.state.probs;
-  if (!given(probs)) return;
-  BFloat16* const out = static_cast<BFloat16*>(probs.data) + row_offset(r.geometry, probs, row);
-  store_probabilities(source, r.vocab, law, stats, out);
+  if (given(job.args.state.probs)) store_law<Source>(job, row, stats);
 }
 
 }  // namespace dlm::cuda

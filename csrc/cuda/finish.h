@@ -3,31 +3,43 @@
 // that, the drawn one to invert its CDF.
 #pragma once
 
+#include "cut_space.h"
 #include "sweep.h"
 
 namespace dlm::cuda {
 
 // What one thread, and then the block, gathers about a row besides its maximum. Sums are about that maximum.
 struct Gathered {
-  double mass, tilt;  // of the losing chunks, and of the winning one's logits below the maximum
-  float second;       // the largest logit below the maximum
-  int ties, first;    // logits of the winning chunk that attain it: how many, the first one's offset
+  double mass, tilt;   // of the losing chunks, and of the winning one's logits below the maximum
+  float second, near;  // the largest logit below the maximum; that of the winning chunk
+  int ties, first;     // logits of the winning chunk that attain it: how many, the first one's offset
 };
 
 __device__ inline Gathered join(const Gathered& a, const Gathered& b) {
-  return {a.mass + b.mass, a.tilt + b.tilt, fmaxf(a.second, b.second), a.ties + b.ties, min_of(a.first, b.first)};
+  return {a.mass + b.mass,       a.tilt + b.tilt, fmaxf(a.second, b.second),
+          fmaxf(a.near, b.near), a.ties + b.ties, min_of(a.first, b.first)};
 }
+
+// A rest below this may be missing what exponentials in float lose below 2^-126.
+constexpr double kFaint = 0x1p-90;
 
 template <class Source>
 class Finisher {
  public:
-  // `parts`: kWarps partials per chunk of the row. One thread looks after one of them from here on.
-  __device__ Finisher(const Source& source, int64_t vocab, const RowLaw& law, const Partial* parts)
-      : source_(source), law_(law), vocab_(vocab), size_(static_cast<int>(chunk_size(vocab))) {
+  // `parts`: kWarps partials per chunk of the row. One thread looks after one of them from here on. `cut`: nothing
+  // behind the row's cutoff is drawn; `cut_stats`: or counts in its statistics.
+  __device__ Finisher(const Source& source, int64_t vocab, const RowLaw& law, const Partial* parts, bool cut,
+                      bool cut_stats)
+      : source_(source),
+        law_(law),
+        vocab_(vocab),
+        size_(static_cast<int>(chunk_size(vocab))),
+        cut_(cut),
+        cut_stats_(cut_stats) {
     const int t = static_cast<int>(threadIdx.x);
     mine_ = {-kInfinity, 0, 0, 0};
     if (t < static_cast<int>(num_chunks(vocab)) * kWarps) mine_ = parts[t];
-    bad_ = __syncthreads_or(is_bad_chunk(as_chunk())) != 0;
+    bad_ = __syncthreads_or(is_bad_chunk(as_chunk(mine_))) != 0;
     max_ = block_max(mine_.max);
     bad_ = bad_ || max_ == -kInfinity;
   }
@@ -37,14 +49,20 @@ class Finisher {
   __device__ RowStats stats() const {
     const int t = static_cast<int>(threadIdx.x), none = static_cast<int>(kMaxChunks);
     const int winner = block_min(mine_.max == max_ ? t / kWarps : none);
-    Gathered g = {0, 0, -kInfinity, 0, size_};
-    if (t / kWarps != winner) {
-      const ChunkStats loser = relative_to(as_chunk(), max_, law_.beta, law_.beta);
-      g.mass = loser.mass, g.tilt = loser.tilt, g.second = mine_.max;
-    }
     const int64_t begin = static_cast<int64_t>(winner) * size_;
-    gather(begin, &g);
-    g = block_reduce(g, [](const Gathered& a, const Gathered& b) { return join(a, b); });
+    Gathered g;
+    float about = max_;
+#pragma unroll 1
+    for (;;) {
+      g = gather(begin, about);
+      if (t / kWarps != winner) {
+        const ChunkStats loser = relative_to(as_chunk(mine_), max_, law_.beta, law_.beta);
+        g.mass += loser.mass, g.tilt += loser.tilt, g.second = fmaxf(g.second, mine_.max);
+      }
+      g = block_reduce(g, [](const Gathered& a, const Gathered& b) { return join(a, b); });
+      if (about < max_ || g.ties > 1 || g.mass >= kFaint || g.near == -kInfinity) break;
+      about = g.near;  // floats this far below the maximum are lost: once more about the largest of them
+    }
     RowStats out;
     out.max = max_;
     out.argmax = begin + g.first;
@@ -61,10 +79,11 @@ class Finisher {
     const int64_t chunk = quotient(token, size_), begin = chunk * size_;
     const int size = size_of_chunk(begin), mine = static_cast<int>(threadIdx.x) * Source::kLogits;
     float top = -kInfinity, mass = 0;
-    each_vector(begin, size, mine, Source::kTurn, size, [&](float z, int) { top = fmaxf(top, z); });
+    each_vector(begin, size, mine, Source::kTurn, size, cut_, [&](float z, int) { top = fmaxf(top, z); });
     top = block_max(top);
     const float scale = static_cast<float>(law_.draw_beta * kLog2e), ref = reference(top);
-    each_vector(begin, size, mine, Source::kTurn, size, [&](float z, int) { mass += exp2_approx((z - ref) * scale); });
+    each_vector(begin, size, mine, Source::kTurn, size, cut_,
+                [&](float z, int) { mass += exp2_approx((z - ref) * scale); });
     mass = block_sum(mass);
     const int t = static_cast<int>(threadIdx.x);
     if (t / kWarps == chunk) mine_ = {-kInfinity, 0, 0, 0};
@@ -75,8 +94,8 @@ class Finisher {
   // The token at which the CDF, in index order, passes `uniform`; -1 if there is no mass.
   __device__ int64_t draw(double uniform) const {
     const int t = static_cast<int>(threadIdx.x), chunk = t / kWarps;
-    double chunk_mass = relative_to(as_chunk(), max_, law_.beta, law_.draw_beta).draw_mass;
-    const Scan cdf = block_scan(chunk_mass);
+    double chunk_mass = relative_to(as_chunk(mine_), max_, law_.beta, law_.draw_beta).draw_mass;
+    const Scan<double> cdf = block_scan(chunk_mass);
     // Of the chunk, not of the warp's share of it:
     chunk_mass += __shfl_xor_sync(kAllLanes, chunk_mass, 1);
     chunk_mass += __shfl_xor_sync(kAllLanes, chunk_mass, 2);
@@ -111,9 +130,9 @@ class Finisher {
 
     const int mine = static_cast<int>(threadIdx.x) * stretch;
     double mass = 0;
-    each_vector(begin, size, mine, kLogits, min_of(size, mine + stretch),
+    each_vector(begin, size, mine, kLogits, min_of(size, mine + stretch), cut_,
                 [&](float z, int at) { mass += term(z, begin + at); });
-    const Scan cdf = block_scan(mass);
+    const Scan<double> cdf = block_scan(mass);
     const Choice chosen = choose(mass > 0, cdf.through > left, static_cast<int>(threadIdx.x));
     if (chosen.index < 0) return -1;
     DLM_SHARED(double, in_stretch, );
@@ -125,10 +144,13 @@ class Finisher {
 
     // Every warp searches, and all find the same.
     const int from = chosen.index * stretch, to = min_of(size, from + stretch);
+    const Cutoff cutoff = cutoff_of(cut_);
     int token = -1;
     for (int at = from; at < to; at += kWarp) {
       const int i = at + static_cast<int>(threadIdx.x) % kWarp;
-      const double e = i < to && begin + i != skipped_ ? term(source_.logit(begin + i), begin + i) : 0;
+      float z = i < to ? source_.logit(begin + i) : -kInfinity;
+      if (!keeps(cutoff, z, begin + i)) z = -kInfinity;
+      const double e = i < to && begin + i != skipped_ ? term(z, begin + i) : 0;
       const double through = warp_scan(e);
       const unsigned live = __ballot_sync(kAllLanes, e > 0), hit = __ballot_sync(kAllLanes, e > 0 && through > left);
       if (hit != 0) return begin + at + __ffs(static_cast<int>(hit)) - 1;
@@ -140,7 +162,8 @@ class Finisher {
 
   // body(logit, offset) for the vectors of a chunk at `offset`, + stride, ... below `stop`.
   template <class Body>
-  __device__ void each_vector(int64_t begin, int size, int offset, int stride, int stop, Body body) const {
+  __device__ void each_vector(int64_t begin, int size, int offset, int stride, int stop, bool cut, Body body) const {
+    const Cutoff cutoff = cutoff_of(cut), here = {cutoff.z, offset_in(begin, size_, cutoff.index)};
 #pragma unroll 1  // once per row: registers are worth more here than a few cycles
     for (int at = offset; at < stop; at += stride) {
       auto vector = source_.load(begin + at, size - at);
@@ -150,6 +173,7 @@ class Finisher {
       };
       for (int s = 0; s < source_.num_suppressed(); ++s) exclude(source_.suppressed(s));
       if (skipped_ >= 0) exclude(skipped_);
+      if (cut) vector.filter([&](int i, float z) { return keeps(here, source_.effective(z), at + i); });
       // Past the end: -inf, neither a maximum nor mass.
       vector.each([&](int i, float z) { body(source_.effective(z), at + i); });
     }
@@ -168,35 +192,31 @@ class Finisher {
     return {hit < kNone ? hit : live, hit < kNone};
   }
 
-  // The partial as core's formulas take it.
-  __device__ ChunkStats as_chunk() const {
-    ChunkStats c;
-    c.max = mine_.max;
-    c.mass = mine_.mass;
-    c.tilt = mine_.tilt * kLn2;
-    c.draw_mass = mine_.draw_mass;
-    return c;
-  }
-
   __device__ int size_of_chunk(int64_t begin) const { return static_cast<int>(min_of<int64_t>(size_, vocab_ - begin)); }
 
-  __device__ void gather(int64_t begin, Gathered* g) const {
+  // The calling thread's part of the winning chunk, its exponentials about `about`.
+  __device__ Gathered gather(int64_t begin, float about) const {
     const float scale = static_cast<float>(law_.beta * kLog2e);
-    float mass = 0, tilt = 0;
     const int size = size_of_chunk(begin);
-    each_vector(begin, size, static_cast<int>(threadIdx.x) * Source::kLogits, Source::kTurn, size,
+    Gathered g = {0, 0, -kInfinity, -kInfinity, 0, size_};
+    float mass = 0, tilt = 0;
+    each_vector(begin, size, static_cast<int>(threadIdx.x) * Source::kLogits, Source::kTurn, size, cut_stats_,
                 [&](float z, int at) {
                   if (z >= max_) {
-                    if (g->ties++ == 0) g->first = at;
+                    if (g.ties++ == 0) g.first = at;
                     return;
                   }
-                  const float y = (z - max_) * scale, e = exp2_approx(y);
+                  const float y = (z - about) * scale, e = exp2_approx(y);
                   mass += e;
                   tilt = fmaf(e, fmaxf(y, -126.0f), tilt);
-                  g->second = fmaxf(g->second, z);
+                  g.near = fmaxf(g.near, z);
                 });
-    g->mass += mass;
-    g->tilt += tilt * kLn2;
+    g.second = g.near;
+    ChunkStats sums;
+    sums.max = about, sums.mass = mass, sums.tilt = tilt * kLn2;
+    if (about < max_) sums = relative_to(sums, max_, law_.beta, law_.beta);
+    g.mass = sums.mass, g.tilt = sums.tilt;
+    return g;
   }
 
   const Source& source_;
@@ -207,6 +227,7 @@ class Finisher {
   float max_;
   bool bad_;
   int64_t skipped_ = -1;
+  const bool cut_, cut_stats_;
 };
 
 }  // namespace dlm::cuda

@@ -8,8 +8,9 @@ namespace dlm::cuda {
 
 // The mask is no token of the law, whatever its logit is.
 template <class Source>
-__device__ Current held(const RowsJob& job, const Source& source, int64_t token) {
-  return is_mask(token, job.args.mask_id) ? Current{token, -kInfinity} : holding(source, token, job.resolved.vocab);
+__device__ Current held(const RowsJob& job, const Source& source, int64_t token, const Cutoff& cutoff) {
+  if (is_mask(token, job.args.mask_id)) return {token, -kInfinity};
+  return holding(source, token, job.resolved.vocab, cutoff);
 }
 
 // One thread's work, as in score_row.
@@ -20,7 +21,7 @@ __device__ DLM_NOINLINE Route route_of(const RowsJob& job, int64_t row, RowStats
   const Place at = place_of(r.geometry, row);
   const Source source(step.sweep, r.geometry, row);
   const double u = row_uniform(step.draw, r.geometry, row, at, kStreamRoute, 0);
-  const Current current = held(job, source, token_on_canvas(step.decide.x, at));
+  const Current current = held(job, source, token_on_canvas(step.decide.x, at), cutoff_of(cuts(job)));
   return choose_route(job.coefficients, job.args.mask_id, r, law_of(job, at), stats, at, current, u);
 }
 
@@ -34,7 +35,8 @@ __device__ DLM_NOINLINE void store_move(const RowsJob& job, int64_t row, RowStat
   const Place at = place_of(r.geometry, row);
   const RowLaw law = law_of(job, at);
   const Source source(step.sweep, r.geometry, row);
-  const Current current = held(job, source, token_on_canvas(step.decide.x, at));
+  const Cutoff cutoff = cutoff_of(cuts(job));
+  const Current current = held(job, source, token_on_canvas(step.decide.x, at), cutoff);
   if (route == kModel && (drawn < 0 || drawn == current.token)) route = kStay;
   int64_t token = route == kModel ? drawn : route == kRemask ? mask_id : current.token;
   if (route == kNoise && r.redraw != kNoRedraw) {
@@ -43,7 +45,7 @@ __device__ DLM_NOINLINE void store_move(const RowsJob& job, int64_t row, RowStat
     const double u = row_uniform(step.draw, r.geometry, row, at, kStreamNoise, 2);
     token = noise_token(u, noise_support(r.vocab, mask_id), mask_id);
   }
-  const Current now = held(job, source, token);
+  const Current now = held(job, source, token, cutoff);
   store_moved(job.transition_out, step.decide.x, row, token, route, probability(stats, current, law.beta),
               probability(stats, now, law.beta));
   job.records.state[row] = token == current.token ? kEligible : kChanged;
@@ -53,7 +55,7 @@ __device__ DLM_NOINLINE void store_move(const RowsJob& job, int64_t row, RowStat
   event.by_noise = route != kModel;
   if (route == kModel) {
     event.committed = is_mask(token, mask_id) ? -1 : token;
-    event.gain = trace_gain(job, source, law, stats, at, now);
+    event.gain = trace_gain(job, source, law, stats, at, now, cutoff);
   }
   write(step.decide, at, event);
 }
@@ -65,7 +67,7 @@ __device__ DLM_NOINLINE void finish_move(const RowsJob& job, int64_t row) {
   const Place at = place_of(r.geometry, row);
   const RowLaw law = law_of(job, at);
   const Source source(job.args.step.sweep, r.geometry, row);
-  Finisher<Source> finisher(source, r.vocab, law, job.parts + row * num_chunks(r.vocab) * kWarps);
+  Finisher<Source> finisher(source, r.vocab, law, job.parts + row * num_chunks(r.vocab) * kWarps, cuts(job), cuts(job));
   if (finisher.bad()) {
     if (threadIdx.x == 0) store_unread(job, row, at, kBad);
     return;

@@ -26,10 +26,11 @@ __device__ void store_bfloat16(const float (&p)[kCount], BFloat16* out, int left
 // All threads of the block call.
 template <class Source>
 __device__ void store_probabilities(const Source& source, int64_t vocab, const RowLaw& law, const RowStats& stats,
-                                    BFloat16* out) {
+                                    bool cut, BFloat16* out) {
   constexpr int kLogits = Source::kLogits;
   const float scale = static_cast<float>(law.beta * kLog2e), share = static_cast<float>(1 / (1 + stats.rest));
   const bool aligned = reinterpret_cast<uintptr_t>(out) % (kLogits * sizeof(BFloat16)) == 0;
+  const Cutoff cutoff = cutoff_of(cut);
 #pragma unroll 1
   for (int64_t tile = 0; tile < vocab; tile += Source::kTile) {
     typename Source::Vector vector[Source::kTileVectors];
@@ -37,6 +38,7 @@ __device__ void store_probabilities(const Source& source, int64_t vocab, const R
 #pragma unroll
     for (int i = 0; i < Source::kTileVectors; ++i) {
       const int64_t at = tile + i * Source::kTurn + static_cast<int>(threadIdx.x) * kLogits;
+      if (cut) vector[i].filter([&](int k, float z) { return keeps(cutoff, source.effective(z), at + k); });
       float p[kLogits];
       vector[i].each([&](int k, float z) { p[k] = exp2_approx((source.effective(z) - stats.max) * scale) * share; });
       if (at < vocab) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../core/redraw.h"
+#include "cut_row.h"
 #include "move_row.h"
 
 namespace dlm::cuda {
@@ -70,53 +71,75 @@ __device__ DLM_NOINLINE inline void fill_weights(const RowsJob& job, int64_t row
   weighing->vocab = job.resolved.vocab;
 }
 
+// Of a row that has been swept, and cut where there are filters; argmax < 0: it is bad. A call, and so is the next: no
+// more of a row is kept in registers than this.
+template <class Source>
+__device__ DLM_NOINLINE RowStats stats_of(const RowsJob& job, const Array& logits, int64_t row) {
+  const Resolved& r = job.resolved;
+  const RowLaw law = law_of(job, place_of(r.geometry, row));
+  const Source source(job.args.step.sweep, logits, r.geometry, row);
+  const Partial* const parts = job.parts + row * num_chunks(r.vocab) * kWarps;
+  const Finisher<Source> finisher(source, r.vocab, law, parts, cuts(job), cuts(job));
+  return finisher.bad() ? RowStats{} : finisher.stats();
+}
+
+// Of the other row, which this block alone sweeps, in the space of the first.
+template <class Source>
+__device__ DLM_NOINLINE RowStats stats_of_other(const RowsJob& job, int64_t row) {
+  const Resolved& r = job.resolved;
+  const int chunks = static_cast<int>(num_chunks(r.vocab));
+  const RowLaw law = law_of(job, place_of(r.geometry, row));
+  const Source source(job.args.step.sweep, job.other, r.geometry, row);
+  sweep_chunks<kPlain>(source, law, r.vocab, 0, chunks, job.parts + row * chunks * kWarps);
+  __syncthreads();
+  if (cuts(job)) cut_row<Source>(job, job.other, row);
+  return stats_of<Source>(job, job.other, row);
+}
+
 // The block that completes the row calls.
 template <class Source>
 __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
   const Resolved& r = job.resolved;
   const StepArgs& step = job.args.step;
-  const int64_t size = chunk_size(r.vocab);
-  const int chunks = static_cast<int>(num_chunks(r.vocab));
   const bool guided = r.redraw == kGuidance;
+  const RowStats stats = stats_of<Source>(job, step.sweep.logits, row);
+  const Cutoff cutoff = cutoff_of(cuts(job));
+  RowStats other_stats;
+  Cutoff other_cutoff;
+  bool bad = stats.argmax < 0;
+  if (guided && !bad) {
+    other_stats = stats_of_other<Source>(job, row);
+    bad = other_stats.argmax < 0;
+    if (cuts(job)) other_cutoff = swap_cutoff(cutoff);
+  }
   const Place at = place_of(r.geometry, row);
-  const RowLaw law = law_of(job, at);
-  Partial* const parts = job.parts + row * chunks * kWarps;
-  const Source source(step.sweep, r.geometry, row);
-  const Finisher<Source> finisher(source, r.vocab, law, parts);
-  if (finisher.bad()) {
+  if (bad) {
     if (threadIdx.x == 0) store_unread(job, row, at, kBad);
     return;
   }
-  const RowStats stats = finisher.stats();
 
-  // The other row is swept by this block alone, in the space of the first.
+  const int64_t size = chunk_size(r.vocab);
+  const int chunks = static_cast<int>(num_chunks(r.vocab));
+  const RowLaw law = law_of(job, at);
+  const Source source(step.sweep, r.geometry, row);
   const Source other_source(step.sweep, guided ? job.other : step.sweep.logits, r.geometry, row);
-  RowStats other_stats;
-  if (guided) {
-    sweep_chunks<kPlain>(other_source, law, r.vocab, 0, chunks, parts);
-    __syncthreads();
-    const Finisher<Source> other(other_source, r.vocab, law, parts);
-    if (other.bad()) {
-      if (threadIdx.x == 0) store_unread(job, row, at, kBad);
-      return;
-    }
-    other_stats = other.stats();
-  }
-
+  const auto logit = [&](int64_t token) { return holding(source, token, r.vocab, cutoff).z; };
+  const auto other_logit = [&](int64_t token) {
+    return guided ? holding(other_source, token, r.vocab, other_cutoff).z : 0;
+  };
   DLM_SHARED(Weighing, weighing, );
   if (threadIdx.x == 0) {
-    const Current here = held(job, source, token_on_canvas(step.decide.x, at));
-    const float there = guided && here.z > -kInfinity ? other_source.logit(here.token) : -kInfinity;
+    const Current here = held(job, source, token_on_canvas(step.decide.x, at), cutoff);
+    const float there = guided && here.z > -kInfinity ? other_logit(here.token) : -kInfinity;
     fill_weights(job, row, stats, other_stats, here.token, here.z, there, &weighing);
   }
   __syncthreads();
 
-  const auto other_logit = [&](int64_t token) { return guided && token < r.vocab ? other_source.logit(token) : 0; };
   const auto weight = [&](float z, int64_t token) { return weight_of(weighing, z, other_logit(token), token); };
   if (guided) {
     double top = -kInfinity;
     for (int64_t i = threadIdx.x; i < r.vocab; i += kThreads) {
-      top = max_of(top, log_weight_of(weighing, source.logit(i), other_logit(i), i));
+      top = max_of(top, log_weight_of(weighing, logit(i), other_logit(i), i));
     }
     top = block_reduce(top, [](double a, double b) { return max_of(a, b); });
     if (threadIdx.x == 0) set_top(&weighing.law, top);
@@ -127,7 +150,7 @@ __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
   for (int c = 0; c < chunks; ++c) {
     const int64_t end = min_of((c + 1) * size, r.vocab);
     double sum = 0;
-    for (int64_t i = c * size + threadIdx.x; i < end; i += kThreads) sum += weight(source.logit(i), i);
+    for (int64_t i = c * size + threadIdx.x; i < end; i += kThreads) sum += weight(logit(i), i);
     sum = block_reduce(sum, [](double a, double b) { return a + b; });
     if (threadIdx.x == 0) mass[c] = sum;
     others += sum;
@@ -145,9 +168,10 @@ __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
       if (left < mass[c]) break;
       left -= mass[c];
     }
+    const Finisher<Source> finisher(source, r.vocab, law, job.parts + row * chunks * kWarps, cuts(job), cuts(job));
     drawn = finisher.invert(chosen * size, left, weight);
     if (threadIdx.x == 0 && drawn >= 0) {
-      const double p = probability(stats, held(job, source, drawn), law.beta);
+      const double p = probability(stats, held(job, source, drawn, cutoff), law.beta);
       const double u = row_uniform(step.draw, r.geometry, row, at, kStreamNoise, 2);
       if (came_as_noise(weighing.law, p, u)) route = kNoise;
     }

@@ -3,6 +3,7 @@
 // row of a sequence to arrive decides and commits it. Nobody waits for anybody.
 #pragma once
 
+#include "cut_row.h"
 #include "draw_row.h"
 #include "launch.h"
 #include "redraw_row.h"
@@ -53,6 +54,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted(kMix, kFamily))
       sweep_part<kFlags>(job, source, law, row, part);
     }
     if (!last_to_arrive(job.row_arrivals + row, static_cast<unsigned>(job.split))) return;
+    if (cuts(job)) cut_row<Source>(job, job.args.step.sweep.logits, row);
     if constexpr (kFamily == Family::kDraws) finish_draw<Source>(job, row);
     if constexpr (kFamily == Family::kMoves) finish_move<Source>(job, row);
     if constexpr (kFamily == Family::kRedraws) finish_redraw<Source>(job, row);
@@ -66,7 +68,8 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted(kMix, kFamily))
 }
 
 inline void launch_kernel(void (*kernel)(RowsJob), const RowsJob& job, const SortSpace& space, void* stream) {
-  const size_t shared = job.fused ? space.shared_bytes() : 0;
+  size_t shared = job.fused ? space.shared_bytes() : 0;
+  if (has_filters(job.args.step.sweep)) shared = max_of(shared, sizeof(CutSpace));
   launch("rows", kernel, job.resolved.geometry.num_rows * job.split, kThreads, shared, stream, job);
 }
 

@@ -19,8 +19,11 @@ struct Packed {
   __device__ float top() const;                      // the largest; NaN is passed over
   __device__ Packed max(const Packed& other) const;  // logit by logit, likewise
   template <class Body>
-  __device__ void each(Body body) const;                           // body(i, logit) in index order
-  __device__ void exclude(int i);                                  // logit i, if it has one, becomes -inf
+  __device__ void each(Body body) const;  // body(i, logit) in index order
+  __device__ float at(int i) const;       // logit i
+  __device__ void exclude(int i);         // logit i, if it has one, becomes -inf
+  template <class Keep>
+  __device__ void filter(Keep keep);                               // all but those with keep(i, logit) do
   __device__ static Packed load(const T* z, int n, bool aligned);  // the first n of them; -inf beyond
 };
 
@@ -78,6 +81,20 @@ __device__ inline void Packed<T>::each(Body body) const {
 }
 
 template <class T>
+__device__ inline float Packed<T>::at(int i) const {
+  constexpr int kPerWord = kLogits / 4;
+  uint32_t bits = word[0];
+#pragma unroll
+  for (int w = 1; w < 4; ++w) bits = i >= w * kPerWord ? word[w] : bits;  // no index: the words are registers
+  if constexpr (kPerWord == 1) {
+    return __uint_as_float(bits);
+  } else {
+    const float2 pair = widen_pair<T>(bits);
+    return i % 2 == 0 ? pair.x : pair.y;
+  }
+}
+
+template <class T>
 __device__ inline void Packed<T>::exclude(int i) {
   constexpr int kPerWord = kLogits / 4;
 #pragma unroll
@@ -89,6 +106,21 @@ __device__ inline void Packed<T>::exclude(int i) {
       mask |= w * kPerWord + side == i ? one : 0;
     }
     word[w] = (word[w] & ~mask) | (lowest() & mask);
+  }
+}
+
+template <class T>
+template <class Keep>
+__device__ inline void Packed<T>::filter(Keep keep) {
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    if constexpr (sizeof(T) == 4) {
+      if (!keep(w, __uint_as_float(word[w]))) word[w] = lowest();
+    } else {
+      const float2 pair = widen_pair<T>(word[w]);
+      const uint32_t mask = (keep(2 * w, pair.x) ? 0xffffu : 0) | (keep(2 * w + 1, pair.y) ? 0xffff0000u : 0);
+      word[w] = (word[w] & mask) | (lowest() & ~mask);
+    }
   }
 }
 
@@ -138,9 +170,20 @@ struct Mixed {
 #pragma unroll
     for (int i = 0; i < kLogits; ++i) body(i, logit[i]);
   }
+  __device__ float at(int i) const {
+    float z = logit[0];
+#pragma unroll
+    for (int j = 1; j < kLogits; ++j) z = j == i ? logit[j] : z;
+    return z;
+  }
   __device__ void exclude(int i) {
 #pragma unroll
     for (int j = 0; j < kLogits; ++j) logit[j] = j == i ? -kInfinity : logit[j];
+  }
+  template <class Keep>
+  __device__ void filter(Keep keep) {
+#pragma unroll
+    for (int j = 0; j < kLogits; ++j) logit[j] = keep(j, logit[j]) ? logit[j] : -kInfinity;
   }
 };
 
@@ -157,6 +200,8 @@ class RowSource {
   static constexpr int kTileVectors = kGuided ? 16 / kLogits : 4;
   static constexpr int kTurn = kThreads * kLogits;
   static constexpr int kTile = kTurn * kTileVectors;
+  // Low bits of ordered() in which no two logits differ alone: those that widening appends.
+  static constexpr int kKeyBits = kMix != Mix::kPlain ? 0 : std::is_same_v<T, BFloat16> ? 16 : sizeof(T) == 2 ? 13 : 0;
 
   __device__ RowSource(const SweepParams& s, const Geometry& g, int64_t row) : RowSource(s, s.logits, g, row) {}
   // Of other logits than those of the sweep.

@@ -11,6 +11,16 @@ namespace dlm::cuda {
 
 enum SweepFlags : int { kPlain = 0, kTilt = 1, kTwoLaws = 2 };
 
+// A partial as core's formulas take it.
+__device__ inline ChunkStats as_chunk(const Partial& p) {
+  ChunkStats c;
+  c.max = p.max;
+  c.mass = p.mass;
+  c.tilt = p.tilt * kLn2;
+  c.draw_mass = p.draw_mass;
+  return c;
+}
+
 // The maximum as a reference: -inf cannot be subtracted, and anything else will do in its place.
 __device__ inline float reference(float max) { return max == -kInfinity ? 0 : max; }
 

@@ -118,6 +118,17 @@ def histogram(device, bug, draw):
     expect("counts", counts, np.bincount(values, minlength=200))
 
 
+def wide_sums(device, bug, draw):
+    rng = np.random.default_rng(draw((0, 99), 0))
+    values = rng.integers(2**30, 2**40, draw((1, 3000), 3000)).astype(np.uint64)
+    sums, shares = device.array("sums", np.zeros(64), np.uint64), device.array("shares", np.zeros(128), np.int32)
+    device.run("wide_sums", bug, device.array("values", values, np.uint64), values.size, sums, shares)
+    want = np.zeros(64, np.uint64)
+    np.add.at(want, (values % np.uint64(64)).astype(np.int64), values)
+    expect("sums", sums, want)
+    expect("shares", shares, (values.size - np.arange(128) + 127) // 128)
+
+
 def bitonic_sort(device, bug, draw):
     blocks = draw((1, 3), 2)
     values = np.random.default_rng(draw((0, 99), 0)).integers(0, 999, (blocks, 256))
@@ -160,7 +171,18 @@ def moves(device, bug, draw):
 
 KERNELS = {
     k.__name__: k
-    for k in (row_sums, block_scan, warp_reverse, warp_relay, histogram, bitonic_sort, compact, chained_scan, moves)
+    for k in (
+        row_sums,
+        block_scan,
+        warp_reverse,
+        warp_relay,
+        histogram,
+        wide_sums,
+        bitonic_sort,
+        compact,
+        chained_scan,
+        moves,
+    )
 }
 
 

@@ -62,7 +62,11 @@ constexpr unsigned kAllLanes = 0xffffffffu;
   BUG(moves, choice_by_every_thread)         \
   BUG(moves, missing_barrier_parts)          \
   BUG(moves, non_atomic_total)               \
-  BUG(moves, part_cleared_early)
+  BUG(moves, part_cleared_early)             \
+  BUG(wide_sums, missing_carry)              \
+  BUG(wide_sums, carry_from_a_load)          \
+  BUG(wide_sums, missing_barrier_summed)     \
+  BUG(wide_sums, missing_barrier_reused)
 
 enum Bug {
   kCorrect,
@@ -246,6 +250,35 @@ __global__ void histogram(int bug, const unsigned char* values, int count, unsig
   }
 }
 
+constexpr int kWideBins = 64;
+
+// Sums of 64 bits over bins of 2 words each, as the search for a cutoff has them; then the same memory for something
+// else: who had how many values. One block.
+__global__ void wide_sums(int bug, const unsigned long long* values, int count, unsigned long long* sums, int* shares) {
+  DLM_SHARED(unsigned, words, [2 * kThreads]);
+  const int thread = threadIdx.x;
+  for (int i = thread; i < 2 * kWideBins; i += kThreads) words[i] = 0;
+  __syncthreads();
+  int mine = 0;
+  for (int i = thread; i < count; i += kThreads, ++mine) {
+    unsigned* const bin = words + 2 * (values[i] % kWideBins);
+    const unsigned low = static_cast<unsigned>(values[i]);
+    const unsigned loaded = bug == wide_sums_carry_from_a_load ? bin[0] : 0;
+    unsigned before = atomicAdd(&bin[0], low);
+    if (bug == wide_sums_carry_from_a_load) before = loaded;
+    const unsigned carry = bug == wide_sums_missing_carry ? 0 : before + low < before;
+    atomicAdd(&bin[1], static_cast<unsigned>(values[i] >> 32) + carry);
+  }
+  if (bug != wide_sums_missing_barrier_summed) __syncthreads();
+  for (int i = thread; i < kWideBins; i += kThreads) {
+    sums[i] = static_cast<unsigned long long>(words[2 * i + 1]) << 32 | words[2 * i];
+  }
+  if (bug != wide_sums_missing_barrier_reused) __syncthreads();
+  words[kThreads - 1 - thread] = mine;
+  __syncthreads();
+  shares[thread] = words[kThreads - 1 - thread];
+}
+
 constexpr int kKeys = 2 * kThreads;
 
 // Sorts every kKeys keys. Passes within 64 keys stay within a warp, and need no barrier of the block.
@@ -404,6 +437,10 @@ EXPORT planted_warp_relay(int bug, const int* values, int blocks, double* relaye
 
 EXPORT planted_histogram(int bug, const unsigned char* values, int count, int blocks, unsigned* counts) {
   return run("histogram", histogram, dim3(blocks), kThreads, 0, bug, values, count, counts);
+}
+
+EXPORT planted_wide_sums(int bug, const unsigned long long* values, int count, unsigned long long* sums, int* shares) {
+  return run("wide_sums", wide_sums, dim3(1), kThreads, 0, bug, values, count, sums, shares);
 }
 
 EXPORT planted_bitonic_sort(int bug, int* keys, int blocks) {
