@@ -56,6 +56,7 @@ def _bits(value: torch.Tensor) -> torch.Tensor:
 def _prove_ties(problem: Problem, want: dict, got: dict, tied: torch.Tensor) -> None:
     """Every differing token must be drawn, and its cell of the CDF must reach the uniform that both were given."""
     from ..reference import geometry, philox
+    from ..reference.cutoff import Filters, keep
     from ..reference.row_stats import effective_logits
 
     if problem.temperature == 0:
@@ -72,6 +73,8 @@ def _prove_ties(problem: Problem, want: dict, got: dict, tied: torch.Tensor) -> 
     scale = 1.5 if "uncond" in t else 0.0
     z = effective_logits(geometry.read_rows(t["logits"], index, shift), uncond, scale, t.get("suppress"))
     batch, position = places.batch[index], places.position[index]
+    if "filtered" in problem.options:
+        z = keep(z, t["temperature"][batch].double(), batch, Filters(t["top_k"], t["top_p"], t["min_p"]))
     uniform = t["uniform"][index] if "uniform" in t else philox.draw_uniform(t["seed"][batch], position, t["step"])
     wrong, _ = _judge_draw(z.double() / problem.temperature, got["tokens"][index].long(), uniform)
     if bool(wrong.any()):

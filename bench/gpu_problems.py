@@ -10,7 +10,10 @@ import torch
 
 from .inputs import TORCH_DTYPE
 
-OPTIONS = ("frozen", "window", "start", "packed", "shift", "suppress", "demote", "guided", "strided", "bad", "uniform")
+OPTIONS = (
+    *("frozen", "window", "start", "packed", "shift", "suppress", "demote", "guided", "strided", "bad", "uniform"),
+    "filtered",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +94,10 @@ class Problem:
             found["suppress"] = torch.randint(v, (3,), generator=g)
         if "demote" in self.options:
             found["demote"] = torch.randint(v, (max(2, v // 2),), generator=g)
+        if "filtered" in self.options:
+            found["top_k"] = torch.randint(1, v + 1, (b,), generator=g)
+            found["top_p"] = torch.full((b,), 0.95, dtype=torch.float64)
+            found["min_p"] = torch.full((1,), 1e-4, dtype=torch.float64)
         if "uniform" in self.options:
             found["uniform"] = torch.rand(shape, generator=g, dtype=torch.float64)
         found = {name: tensor.to(device) for name, tensor in found.items()}
@@ -118,7 +125,7 @@ class Problem:
         draw = {
             **law,
             **shared,
-            **{name: t.get(name) for name in ("demote", "uniform")},
+            **{name: t.get(name) for name in ("demote", "uniform", "top_k", "top_p", "min_p")},
             "temperature": t["temperature"],
             "seed": t["seed"],
             "step": t["step"],
@@ -177,6 +184,9 @@ def _small() -> Iterator[Problem]:
         for options in ((), ("guided", "suppress"), ("strided", "bad")):
             yield Problem(op, options=options, temperature=0.7, vocab=3001)
     yield Problem("draw_tokens", options=("packed",), temperature=1.0)
+    for dtype in ("fp32", "bf16", "fp16"):
+        for source in ("raw", "sampled", "tempered"):
+            yield Problem(options=("filtered",), dtype=dtype, temperature=0.7, confidence_from=source, vocab=5001)
     # Selection: a warp, a block, many positions.
     for length in (1, 32, 33, 257, 1500, 4096):
         yield Problem("topk_unmask_", length=length, vocab=50)
@@ -191,3 +201,5 @@ def _large() -> Iterator[Problem]:
     yield Problem(vocab=126464, batch=4, length=64, temperature=1.0)
     yield Problem(vocab=126464, batch=1, length=16, temperature=0.7, dtype="fp32", options=("guided",))
     yield Problem(vocab=152064, batch=1, length=16, confidence="neg_entropy", options=("shift",))
+    for dtype in ("fp32", "bf16"):
+        yield Problem(vocab=157184, batch=1, length=32, temperature=1.0, dtype=dtype, options=("filtered",))

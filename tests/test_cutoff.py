@@ -74,31 +74,31 @@ def test_examples_of_others():
 
 
 @given(case=step_cases(**READ, open_share=1.0))
-def test_denoise_step(isa, case):
+def test_denoise_step(backend, case):
     check_step(ops, case)
 
 
 @pytest.mark.parametrize("kind", ["normal", "peaked", "ties", "equal"])
-def test_large_vocabulary(isa, kind):
+def test_large_vocabulary(backend, kind):
     """Where a row has many chunks and candidates, and 16-bit logits tie by the hundred."""
-    size = dict(batch=2, length=2, width=2, vocab=20_000 if is_slow(isa) else 60_000)
+    size = dict(batch=2, length=2, width=2, vocab=20_000 if is_slow(backend) else 60_000)
     case = StepCase(seed=3, kind=kind, temperature="mixed", per_request=True, filtered=True, **size)
     for seed, dtype in enumerate(["float32", "bfloat16", "float16"]):
         check_step(ops, case.but(seed=seed, dtype=dtype, confidence_from="sampled", guidance=[None, None, 0.5][seed]))
 
 
 @given(case=step_cases(**READ, open_share=0.0), trace=st.booleans())
-def test_transition_step(isa, case, trace):
+def test_transition_step(backend, case, trace):
     check_transition(ops, settled(transition_call(case, trace=trace)))
 
 
 @given(case=step_cases(**READ, open_share=0.0), probs=st.booleans())
-def test_renoise_step(isa, case, probs):
+def test_renoise_step(backend, case, probs):
     check_renoise(ops, settled(renoise_call(case, probs=probs, trace=True)))
 
 
 @pytest.mark.parametrize("redraw", ["min_p", "guidance", "score"])
-def test_redraws_weigh_what_is_kept(isa, redraw):
+def test_redraws_weigh_what_is_kept(backend, redraw):
     """The step on filtered laws is that on logits whose other tokens are suppressed; guidance filters each side."""
     g = torch.Generator().manual_seed(0)
     n, vocab, one = 400, 40, torch.ones(1)
@@ -133,8 +133,11 @@ def test_redraws_weigh_what_is_kept(isa, redraw):
     ],
     ids=lambda filters: "-".join(filters),
 )
-def test_keyed_draws_follow_the_filtered_law(isa, filters):
-    n, row = 1000 if is_slow(isa) else 20_000, make_logits(torch.Generator().manual_seed(37), "normal", (37,)) / 3 - 50
+def test_keyed_draws_follow_the_filtered_law(backend, filters):
+    n, row = (
+        1000 if is_slow(backend) else 20_000,
+        make_logits(torch.Generator().manual_seed(37), "normal", (37,)) / 3 - 50,
+    )
     temperature = torch.tensor([0.8])
     kept = keep(
         row[None],
@@ -146,7 +149,7 @@ def test_keyed_draws_follow_the_filtered_law(isa, filters):
     assert_frequencies(torch.bincount(tokens, minlength=37), (kept[0].double() / 0.8).softmax(-1))
 
 
-def test_which_confidence_sees_the_filters(isa):
+def test_which_confidence_sees_the_filters(backend):
     """Of p = .5, .3, .2 with top_k = 2: the raw and the tempered law have the third token, the sampled one does not."""
     row = torch.tensor([[[0.5, 0.3, 0.2]]]).log()
 

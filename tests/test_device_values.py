@@ -32,7 +32,10 @@ def wild(generator, tensor, share=0.5):
 
 
 REDRAWS = ("none", "none", "min_p", "guidance", "score")
-UNCHECKED = ("rows", "start", "suppress", "demote", "uniform", "argmax", "unchanged", "trace", "trace_steps")
+UNCHECKED = (
+    *("rows", "start", "suppress", "demote", "uniform", "argmax", "unchanged", "trace", "trace_steps"),
+    *("top_k", "top_p", "min_p"),
+)
 
 
 def hostile(generator, kwargs, duplicates):
@@ -66,9 +69,9 @@ def untouchable(x, kwargs, *flags):
     return outside
 
 
-@given(case=step_cases(), duplicates=st.booleans())
-def test_any_value_is_survived(device, case, duplicates):
-    x, (logits, temperature, seed, step, quota), kwargs = case.build()
+@given(case=step_cases(), duplicates=st.booleans(), filtered=st.booleans())
+def test_any_value_is_survived(device, case, duplicates, filtered):
+    x, (logits, temperature, seed, step, quota), kwargs = case.but(filtered=filtered).build()
     g = torch.Generator().manual_seed(case.seed)
     temperature, seed, step, quota = (wild(g, t) for t in (temperature, seed, step, quota))
     hostile(g, kwargs, duplicates and device != "simt_race")
@@ -87,9 +90,9 @@ def test_any_value_is_survived(device, case, duplicates):
     assert not any(s.isnan().any() for s in stats[1:7] if not temperature[:1].isnan().any())
 
 
-@given(case=step_cases(), duplicates=st.booleans(), trace=st.booleans())
-def test_any_value_is_survived_by_renoising(device, case, duplicates, trace):
-    x, args, kwargs = renoise_call(case, committed=True, probs=True, trace=trace)
+@given(case=step_cases(), duplicates=st.booleans(), trace=st.booleans(), filtered=st.booleans())
+def test_any_value_is_survived_by_renoising(device, case, duplicates, trace, filtered):
+    x, args, kwargs = renoise_call(case.but(filtered=filtered), committed=True, probs=True, trace=trace)
     logits, temperature, seed, step, quota = args
     g = torch.Generator().manual_seed(case.seed)
     x, temperature, seed, step, quota = (wild(g, t) for t in (x, temperature, seed, step, quota))
@@ -105,9 +108,15 @@ def test_any_value_is_survived_by_renoising(device, case, duplicates, trace):
     assert not kwargs["probs"].isnan().any()
 
 
-@given(case=step_cases(), duplicates=st.booleans(), trace=st.booleans(), redraw=st.sampled_from(REDRAWS))
-def test_any_value_is_survived_by_transitions(device, case, duplicates, trace, redraw):
-    x, args, kwargs = transition_call(case, trace=trace)
+@given(
+    case=step_cases(),
+    duplicates=st.booleans(),
+    trace=st.booleans(),
+    filtered=st.booleans(),
+    redraw=st.sampled_from(REDRAWS),
+)
+def test_any_value_is_survived_by_transitions(device, case, duplicates, trace, filtered, redraw):
+    x, args, kwargs = transition_call(case.but(filtered=filtered), trace=trace)
     logits, temperature, seed, step, coefficients = args
     g = torch.Generator().manual_seed(case.seed)
     x, temperature, seed, step, coefficients = (wild(g, t) for t in (x, temperature, seed, step, coefficients))
