@@ -214,6 +214,27 @@ def test_corrector(selection, scale):
     assert not ours.report.fallbacks
 
 
+@pytest.mark.parametrize("scale", [0.5, 3.0, 40.0])
+def test_the_corrector_selects_by_the_same_numbers(scale):
+    """Of the dense conditional, what positions hold and the best of all others."""
+    stock, ours = pair(*PAIRS[1][:2], {}, steps=8)
+    logits, sample = problem(scale=scale)
+    sample[:, ::3] = logits.argmax(-1)[:, ::3]
+    for step in range(7):
+        seen = []
+        for scheduler in (stock, ours):
+            select = lambda sample, law, generator: (
+                seen.append((sample, law)) or torch.zeros(BATCH, 1, dtype=torch.int64)
+            )
+            with mock.patch.object(scheduler, "_select_positions", select):
+                scheduler.step_correct(logits, step, sample)
+        (_, dense), (zeros, two) = seen
+        held = dense.gather(-1, sample[..., None])[..., 0]
+        others = dense.scatter(-1, sample[..., None], -torch.inf).amax(-1)
+        assert not zeros.any() and two.shape[-1] == 2
+        torch.testing.assert_close(two, torch.stack([held, others], dim=-1), rtol=1e-6, atol=2e-6)
+
+
 # ---- entropy bound ---------------------------------------------------------------------------------------------------
 
 
