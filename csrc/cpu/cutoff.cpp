@@ -64,14 +64,11 @@ class Finder {
       limits.total = kept.mass;
     }
     if (by_k || by_p) kept = select(limits);
+    const Cutoff by_min_p = min_p_cutoff(filter_, max_, beta_);
     Cutoff out;
     out.z = kept.z;
-    if (filter_.min_p > 0 && least_by_min_p() > kept.z) {
-      out.z = least_by_min_p();
-    } else if (kept.ties < INT64_MAX) {
-      out.index = nth_tie(kept.z, kept.ties);
-    }
-    return out;
+    if (kept.ties < INT64_MAX && by_min_p.z <= kept.z) out.index = nth_tie(kept.z, kept.ties);
+    return shorter(out, by_min_p);
   }
 
  private:
@@ -101,14 +98,6 @@ class Finder {
   float least_by_top_p(double total) const {
     const double share = (1 - filter_.top_p) * total / (2 * static_cast<double>(vocab_));
     return below(static_cast<float>(max_ + log_d(share) / beta_));
-  }
-
-  // The least logit that min_p keeps.
-  float least_by_min_p() const {
-    float z = static_cast<float>(max_ + log_d(filter_.min_p) / beta_);
-    while (z > -kInfinity && within_min_p(filter_, below(z), max_, beta_)) z = below(z);
-    while (!within_min_p(filter_, z, max_, beta_)) z = above(z);
-    return z;
   }
 
   // A value of the n collected near which the prefix is guessed to end, from a sample of them; their median where
