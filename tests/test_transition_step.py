@@ -88,9 +88,9 @@ def test_the_law_of_a_denoiser_at_a_temperature(backend, temperature, tempered):
     check_law(ops, x_t, logits, transition, dense.sumi(law, x_t, alpha_t, alpha_s), n, temperature=temperature)
 
 
-def test_the_leave_one_out_shift_finds_rivals_that_are_hardly_there(isa):
+def test_the_leave_one_out_shift_finds_rivals_that_are_hardly_there(backend):
     """At a low temperature the others weigh 2^-173 of x_t, and the shift, tempered with the law, makes them its equals."""
-    vocab, n = 27, 1000 if is_slow(isa) else 30_000
+    vocab, n = 27, 1000 if is_slow(backend) else 30_000
     x_t = torch.tensor([3, 20])
     logits = torch.randn(2, vocab, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 40
     logits = logits.float().double().scatter(-1, x_t[:, None], 12.0)
