@@ -20,7 +20,7 @@ from . import machine, measure, timing
 from .timing import Entry, Method
 
 # Modules beside this one that have LOOPS, in the order of the tables.
-_CLIENTS = ("fast_dllm", "llada", "transformers", "diffusers")
+_CLIENTS = ("fast_dllm", "llada", "transformers", "diffusers", "duo", "udlm")
 
 
 @dataclasses.dataclass(frozen=True)

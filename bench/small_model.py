@@ -8,7 +8,8 @@ LLADA_VOCAB, LLADA_MASK = 126464, 126336
 
 
 class SmallModel(torch.nn.Module):
-    """``model(x [B, L]).logits`` [B, L, V] of this dtype, of standard deviation 3, computed in float32 as every CPU can."""
+    """``model(x [B, L]).logits`` [B, L, V] of this dtype, of standard deviation 3, computed in float32 as every CPU can (None:
+    left so)."""
 
     def __init__(self, vocab, hidden=64, dtype=torch.bfloat16, seed=0):
         super().__init__()
@@ -21,7 +22,19 @@ class SmallModel(torch.nn.Module):
     def forward(self, x, attention_mask=None):
         around = self.embed[x].cumsum(dim=1) / torch.arange(1, x.shape[1] + 1)[:, None] ** 0.5
         hidden = torch.nn.functional.normalize(around + self.place[: x.shape[1]], dim=-1) * self.head.shape[0] ** 0.5
-        return SimpleNamespace(logits=(hidden @ self.head).to(self.dtype))
+        logits = hidden @ self.head
+        return SimpleNamespace(logits=logits if self.dtype is None else logits.to(self.dtype))
+
+
+class OfTokens(torch.nn.Module):
+    """``network(x [B, L], whatever else)``: the logits themselves."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x, *args):
+        return self.network(x).logits
 
 
 def prompt(batch, length, below, seed=1):

@@ -171,30 +171,37 @@ def _gidd_q_sample(inputs: Inputs) -> Step:
 # -- Duo
 
 
+def duo_posterior(x_hat: torch.Tensor, x: torch.Tensor, alpha_t, alpha_s):
+    """p(x_s | x_t) over the vocabulary as Duo and UDLM write it, in the dtype of `x_hat`; alphas are numbers or [B, 1, 1]."""
+    vocab, ratio = x_hat.shape[-1], alpha_t / alpha_s
+    seen = F.one_hot(x, vocab).to(torch.float32)
+    top = alpha_t * vocab * x_hat * seen + (ratio - alpha_t) * seen + (alpha_s - alpha_t) * x_hat
+    held = x_hat.gather(-1, x[..., None])
+    return (top + (1 - ratio) * (1 - alpha_s) / vocab) / (alpha_t * vocab * held + 1 - alpha_t)
+
+
 def duo(inputs: Inputs) -> Step:
     """The Psi sampler, in fp64: the posteriors at s and at 0, the latter noised again, and a Gumbel draw from their mean."""
     case = inputs.case
     t, s = schedule.duo(case)
     vocab = case.vocab
 
-    def posterior(x_hat: torch.Tensor, x: torch.Tensor, alpha_t: float, alpha_s: float):
-        x_hat = x_hat.double()
-        ratio = alpha_t / alpha_s
-        seen = F.one_hot(x, vocab).to(torch.float32)
-        top = alpha_t * vocab * x_hat * seen + (ratio - alpha_t) * seen + (alpha_s - alpha_t) * x_hat
-        held = x_hat.gather(-1, x[..., None])
-        return (top + (1 - ratio) * (1 - alpha_s) / vocab) / (alpha_t * vocab * held + 1 - alpha_t), held.squeeze(-1)
-
     def step(x: torch.Tensor, uniform=None) -> Moved:
         x_hat = inputs.logits.float().log_softmax(-1).exp()
-        at_s, held = posterior(x_hat, x, t.alpha, s.alpha)
-        at_0, _ = posterior(x_hat, x, t.alpha, 1.0)
+        at_s = duo_posterior(x_hat.double(), x, t.alpha, s.alpha)
+        at_0 = duo_posterior(x_hat.double(), x, t.alpha, 1.0)
         law = schedule.KAPPA * at_s + (1 - schedule.KAPPA) * (s.alpha * at_0 + (1 - s.alpha) / vocab)
-        tokens = (law / exponentials(torch.rand_like(law))).argmax(-1)
+        tokens = race(law)
+        held = x_hat.double().gather(-1, x[..., None]).squeeze(-1)
         x.copy_(tokens)
         return Moved(tokens, held)
 
     return step
+
+
+def race(law: torch.Tensor) -> torch.Tensor:
+    """The draw of UDLM and Duo, in the dtype of the law."""
+    return (law / exponentials(torch.rand_like(law))).argmax(-1)
 
 
 def exponentials(uniform: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from toy_duo import AbsorbingState, UniformState
-from toy_uniform import VOCAB, assert_drawn, canvas
+from dlm_kernels.bench import duo_client as client
+from toy_uniform import VOCAB, Network, assert_drawn, canvas
 
 import dlm_kernels as dlm
 
@@ -13,6 +13,8 @@ TIMES = {
     "the last": dict(t=torch.tensor([[1e-5], [1e-5]]), dt=None, noise_removal_step=True),
     "a large last": dict(t=torch.tensor([[0.7], [0.7]]), dt=None, noise_removal_step=True),
 }
+UniformState = lambda **options: client.UniformState(Network(), VOCAB, **options)
+AbsorbingState = lambda **options: client.AbsorbingState(Network(), VOCAB, **options)
 MODELS = {"uniform": UniformState, "masked": AbsorbingState}
 
 
@@ -142,12 +144,12 @@ def test_it_comes_back():
     model = UniformState()
     before = dict(vars(model))
     dlm.restore(dlm.accelerate(model))
-    assert vars(model).keys() == before.keys() and model._psi_update.__func__ is UniformState._psi_update
+    assert vars(model).keys() == before.keys() and model._psi_update.__func__ is client.UniformState._psi_update
 
 
 def test_a_release_without_labels_is_left_alone(monkeypatch):
     monkeypatch.setattr(
-        UniformState, "_ancestral_update", lambda self, x, t, dt, p_x0=None, noise_removal_step=False: x
+        client.UniformState, "_ancestral_update", lambda self, x, t, dt, p_x0=None, noise_removal_step=False: x
     )
     with pytest.warns(RuntimeWarning, match="dt"):
         dlm.accelerate(model := UniformState())

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from toy_udlm import Diffusion
-from toy_uniform import VOCAB, assert_drawn, canvas
+from dlm_kernels.bench import udlm_client as client
+from toy_uniform import VOCAB, Network, assert_drawn, canvas
 
 import dlm_kernels as dlm
 
+Diffusion = lambda *args, **options: client.Diffusion(Network(), VOCAB, *args, **options)
 CHANCES = {
     "one level": (torch.tensor([0.7, 0.7]), torch.tensor([0.5, 0.5])),
     "a level each": (torch.tensor([0.95, 0.6]), torch.tensor([0.2, 0.55])),
@@ -134,11 +135,11 @@ def test_it_comes_back():
     model = Diffusion()
     before = dict(vars(model))
     dlm.restore(dlm.accelerate(model))
-    assert vars(model).keys() == before.keys() and model._ddpm_denoise.__func__ is Diffusion._ddpm_denoise
+    assert vars(model).keys() == before.keys() and model._ddpm_denoise.__func__ is client.Diffusion._ddpm_denoise
 
 
 def test_another_revision_is_left_alone(monkeypatch):
-    monkeypatch.setattr(Diffusion, "_ddpm_denoise", lambda self, xt, t, cache=None: xt)
+    monkeypatch.setattr(client.Diffusion, "_ddpm_denoise", lambda self, xt, t, cache=None: xt)
     with pytest.warns(RuntimeWarning, match="parameter"):
         dlm.accelerate(model := Diffusion())
     assert model._ddpm_denoise(1, 2) == 1

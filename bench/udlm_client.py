@@ -1,22 +1,18 @@
-"""UDLM's model as its sampler sees it: names and signatures of ``diffusion.Diffusion``, semantics told anew."""
+"""A model shaped like UDLM's (``diffusion.py`` of discrete-diffusion-guidance): its names and what they mean, told anew. The
+network ``backbone`` takes (tokens [B, L], classes [B] or None) and returns logits [B, L, V]."""
 
 from types import SimpleNamespace
 
-import dense_posteriors as dense
 import torch
-from toy_uniform import VOCAB, Network, race
+
+from .uniform_peers import duo_posterior, race
 
 
 class Diffusion(torch.nn.Module):
-    def __init__(self, diffusion="uniform", use_float64=False, network=None):
+    def __init__(self, backbone, vocab_size, diffusion="uniform", use_float64=False):
         super().__init__()
-        self.backbone = Network() if network is None else network
-        self.diffusion, self.vocab_size, self.mask_index, self.T = (
-            diffusion,
-            self.backbone.table.shape[-1],
-            VOCAB - 1,
-            0,
-        )
+        self.backbone, self.vocab_size = backbone, vocab_size
+        self.diffusion, self.mask_index, self.T = diffusion, vocab_size - 1, 0
         sampling = SimpleNamespace(use_float64=use_float64, steps=8, use_cache=True)
         guidance, data = SimpleNamespace(method=None, gamma=2.0, condition=1), SimpleNamespace(num_classes=2)
         self.config = SimpleNamespace(sampling=sampling, guidance=guidance, data=data)
@@ -30,8 +26,7 @@ class Diffusion(torch.nn.Module):
 
     def _compute_posterior(self, x, xt, alpha_s, alpha_t):
         self.posteriors += 1
-        alphas = [alpha.to(x.dtype).expand(*xt.shape, 1).flatten() for alpha in (alpha_t, alpha_s)]
-        return dense.udlm(x.flatten(0, 1), xt.flatten(), *alphas).view_as(x)
+        return duo_posterior(x, xt, alpha_t, alpha_s)
 
     def _ddpm_denoise(self, xt, time_conditioning, move_chance_t, move_chance_s, cache=None):
         """One step."""
@@ -101,6 +96,3 @@ class Diffusion(torch.nn.Module):
                 cache = None
             xt = xs
         return xt, told
-
-
-Diffusion.__module__ = "diffusion"

@@ -1,10 +1,11 @@
-"""Duo's models as their samplers see them: names and signatures of ``trainer_base`` and ``algo``, semantics told anew."""
+"""Models shaped like Duo's (``trainer_base.py``, ``algo.py``): their names and what they mean, told anew. The network
+``backbone`` takes (tokens [B, L], labels) and returns logits [B, L, V]."""
 
 from types import SimpleNamespace
 
-import dense_posteriors as dense
 import torch
-from toy_uniform import Network, race
+
+from .uniform_peers import duo_posterior, race
 
 
 def nucleus(log_probs, top_p):
@@ -17,10 +18,9 @@ def nucleus(log_probs, top_p):
 
 
 class Diffusion(torch.nn.Module):
-    def __init__(self, num_classes=None, guid_weight=None, p_nucleus=1.0, use_float64=True, network=None):
+    def __init__(self, backbone, vocab_size, num_classes=None, guid_weight=None, p_nucleus=1.0, use_float64=True):
         super().__init__()
-        self.backbone = Network() if network is None else network
-        self.vocab_size = self.backbone.table.shape[-1]
+        self.backbone, self.vocab_size = backbone, vocab_size
         self.num_classes, self.class_conditional = num_classes, num_classes is not None
         self.p_nucleus, self.ignore_bos, self.time_conditioning = p_nucleus, False, True
         self.sampler, self.parameterization, self.neg_infinity = "ancestral", "mean", -1e6
@@ -97,8 +97,7 @@ class UniformState(Diffusion):
 
     def _posterior_from_x0(self, x0, xt, alpha_s, alpha_t):
         self.posteriors += 1
-        alphas = [alpha.to(x0.dtype).expand(xt.shape).flatten() for alpha in (alpha_t, alpha_s)]
-        return dense.udlm(x0.flatten(0, 1), xt.flatten(), *alphas).view_as(x0)
+        return duo_posterior(x0, xt, alpha_t[..., None], alpha_s[..., None])
 
     def _forward_process(self, x0, alpha_s):
         return alpha_s[..., None] * x0 + (1 - alpha_s[..., None]) / self.vocab_size
@@ -117,8 +116,8 @@ class UniformState(Diffusion):
 class AbsorbingState(Diffusion):
     """The last token is the mask. ``parameterization="subs"``: MDLM's, which copies what is there."""
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self.mask_index, self.parameterization = self.vocab_size - 1, "subs"
 
     def _process_model_output(self, model_output, xt, sigma):
@@ -127,8 +126,9 @@ class AbsorbingState(Diffusion):
         return torch.where((xt == self.mask_index)[..., None], log_probs, copied)
 
     def _posterior_from_x0(self, x0, xt, alpha_s, alpha_t):
-        alphas = [alpha.to(x0.dtype).expand(xt.shape).flatten() for alpha in (alpha_t, alpha_s)]
-        return dense.mdlm(x0.flatten(0, 1), xt.flatten(), *alphas, self.mask_index).view_as(x0)
+        masked = ((alpha_s - alpha_t) / (1 - alpha_t))[..., None] * x0
+        masked[..., self.mask_index] = (1 - alpha_s) / (1 - alpha_t)
+        return torch.where((xt == self.mask_index)[..., None], masked, x0)
 
     def _forward_process(self, x0, alpha_s):
         out = alpha_s[..., None] * x0
@@ -140,7 +140,3 @@ class AbsorbingState(Diffusion):
 
     def prior_sample(self, *batch_dims):
         return torch.full(batch_dims, self.mask_index)
-
-
-for kind in (Diffusion, UniformState, AbsorbingState):
-    kind.__module__ = "trainer_base"

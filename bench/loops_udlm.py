@@ -1,0 +1,31 @@
+"""UDLM's samplers at GPT-2's vocabulary with a mask, in float32 as they are by default."""
+
+from functools import partial
+
+import torch
+
+from .loops import Built, Loop
+from .small_model import OfTokens, SmallModel
+from .udlm_client import Diffusion
+
+VOCAB, LENGTH, STEPS = 50258, 256, 4
+
+
+def _build(guided, **options):
+    network = SmallModel(VOCAB, dtype=None)
+    model = Diffusion(OfTokens(network), VOCAB, **options)
+    model.config.sampling.steps = STEPS
+    cond = torch.zeros(1, dtype=torch.int64) if guided else None
+    return Built(lambda: model._diffusion_sample(1, LENGTH, cond)[0], network, model)
+
+
+def _loop(name, guided=False, **options):
+    build, calls = partial(_build, guided, **options), (1 + guided) * STEPS
+    return Loop(name, "dlm.accelerate(model)", VOCAB, LENGTH, calls, build, same=False, at_least=3.0)
+
+
+LOOPS = [
+    _loop("UDLM"),
+    _loop("UDLM, float64", use_float64=True),
+    _loop("UDLM, classifier-free guidance", guided=True),
+]
