@@ -9,7 +9,7 @@ import re
 import torch
 
 from .arguments import integer, number, require, require_type, tensor
-from .constants import constant
+from .constants import constant, known
 from .reference.geometry import candidate_rows, dense_rows, packed_rows
 from .seeds import fresh_seeds
 from .trace import RevisionTrace
@@ -20,12 +20,15 @@ _MARK = re.compile(r"\[dlm_kernels:(ValueError|TypeError|RuntimeError)\] (.*?)\[
 _ERRORS = {"ValueError": ValueError, "TypeError": TypeError, "RuntimeError": RuntimeError}
 # What the ops call differently than the steps above them.
 NAMES = {"window_start": "window", "window_stop": "window"}
+_STEPS_KEPT = 256  # a denoising run has no more; a trainer's steps would fill the memory
 FINITE_ROWS = "must hold a finite value and no NaN or +inf in every row that is read"
 
 
 def call(op, *args, names=None, **kwargs):
     """Run ``op``; a rejected argument surfaces as the ValueError or TypeError that it is, under its public name where ``names``
     has another one for it."""
+    # Every one that is not given costs the dispatcher as much as one that is.
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
     if torch.compiler.is_compiling():
         return op(*args, **kwargs)
     try:
@@ -50,6 +53,9 @@ def optional(argument, value):
 
 def per_request(argument, value, dtype, device, keep=True):
     """A number for every sequence alike -> [1]; a tensor -> itself, [1] or [B]."""
+    found = known(value, dtype, device)
+    if found is not None:
+        return found
     if isinstance(value, torch.Tensor):
         value = tensor(argument, value)
         return value.reshape(1) if value.dim() == 0 else value
@@ -82,14 +88,17 @@ def noise(seed, step, generator, batch_size, device):
     else:
         require(generator is None, "generator", "must not be given together with seed", "both")
         seeds = per_request("seed", seed, torch.int64, device, keep=type(seed) is int and seed == 0)
-    return seeds, per_request("step", step, torch.int64, device, keep=False)
+    return seeds, per_request("step", step, torch.int64, device, keep=type(step) is int and 0 <= step < _STEPS_KEPT)
 
 
 # ---- the keyword arguments of several ops --------------------------------------------------------------------------
+# All at their defaults: none, at once. That is most calls, and a small step lasts no longer than the checks of its arguments.
 
 
 def place(device, start, rows, shift):
     """Which position a row of logits is for."""
+    if start is None and rows is None and type(shift) is int and shift == 0:
+        return {}
     return dict(
         start=None if start is None else per_request("start", start, torch.int64, device),
         rows=optional("rows", rows),
@@ -99,6 +108,8 @@ def place(device, start, rows, shift):
 
 def law(device, suppress, uncond_logits, cfg_scale, uniform):
     """What is drawn from, and with which numbers."""
+    if suppress is None and uncond_logits is None and uniform is None and type(cfg_scale) is float and cfg_scale == 0:
+        return {}
     return dict(
         suppress=token_ids("suppress", suppress, device),
         uncond_logits=optional("uncond_logits", uncond_logits),
@@ -109,6 +120,9 @@ def law(device, suppress, uncond_logits, cfg_scale, uniform):
 
 def filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties):
     """Which tokens may be drawn; what filters nothing is left out."""
+    if top_k is None and top_p is None and min_p is None:
+        if (filter_order, top_p_crossing, top_k_ties) == ("top_k_first", "keep", "lowest"):
+            return {}
     for argument, value, names in (("top_p_crossing", top_p_crossing, _CROSSINGS), ("top_k_ties", top_k_ties, _TIES)):
         require(value in names, argument, f"must be {' or '.join(names)}", value)
     require_type(isinstance(filter_order, str), "filter_order", "must be a str", type(filter_order).__name__)
@@ -135,6 +149,8 @@ def _filter(argument, value, off, dtype, device):
 
 
 def scoring(confidence, confidence_from, conf_dtype):
+    if (confidence, confidence_from) == ("prob", "raw") and conf_dtype is torch.float32:
+        return {}
     for argument, value in (("confidence", confidence), ("confidence_from", confidence_from)):
         require_type(isinstance(value, str), argument, "must be a str", type(value).__name__)
     known = conf_dtype in _CONF_DTYPES
@@ -145,7 +161,7 @@ def scoring(confidence, confidence_from, conf_dtype):
 def edges(window):
     """(start, stop) or None -> the op's pair; -1 stands for the canvas length."""
     if window is None:
-        return dict(window_start=0, window_stop=-1)
+        return {}
     require_type(isinstance(window, (tuple, list)) and len(window) == 2, "window", "must be (start, stop)", window)
     start, stop = (integer("window", edge) for edge in window)
     require(0 <= start <= stop, "window", "must be (start, stop) with 0 <= start <= stop", f"({start}, {stop})")

@@ -168,10 +168,10 @@ def renoise_step_(
     tokens, best, _, score, accepted, _, num_bad = out
     if check:
         suspect = score == -torch.inf
-        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, None, window, closed, where["start"], rows)
+        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, None, window, closed, where.get("start"), rows)
     if writing.keeps_history:
         good = score > -torch.inf
-        writing.note(steps, where["start"], rows, good & ~accepted, torch.where(good, best, -1))
+        writing.note(steps, where.get("start"), rows, good & ~accepted, torch.where(good, best, -1))
     return RenoiseResult(*out, state.done.clone(), x)
 
 

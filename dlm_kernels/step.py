@@ -280,10 +280,10 @@ def denoise_step_(
         if mask is not None and edit is None:  # of the candidates, only a bad row keeps its mask at confidence -inf
             suspect &= tokens == mask
         read_for = mask if edit is None else None
-        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, read_for, window, frozen, where["start"], rows)
+        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, read_for, window, frozen, where.get("start"), rows)
     if writing.keeps_history:
         moved = committed if edit is None else committed | edited
-        _note(writing, steps, where["start"], rows, tokens, moved, mask)
+        _note(writing, steps, where.get("start"), rows, tokens, moved, mask)
     if edit is None:
         return StepResult(*out, x)
     return EditResult(*out, x, edited, writing.arguments["num_edited"])

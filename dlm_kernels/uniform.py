@@ -109,9 +109,9 @@ def transition_step_(
     tokens, route, _, score, _, num_bad = out
     if check:
         suspect = score == -torch.inf
-        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, None, window, frozen, where["start"], rows)
+        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, None, window, frozen, where.get("start"), rows)
     if writing.keeps_history:
-        writing.note(steps, where["start"], rows, route > 1, torch.where(route == 1, tokens, -1))
+        writing.note(steps, where.get("start"), rows, route > 1, torch.where(route == 1, tokens, -1))
     return TransitionResult(*out, x)
 
 
