@@ -38,7 +38,7 @@ def rows_on(x, shaped, start, rows):
     return dense_rows(*shaped.shape[:2], start, x.device) if rows is None else packed_rows(rows, x.shape[1])
 
 
-def candidate_rows(x, rows, mask_id, window_start, window_stop, frozen, committed=None, done=None):
+def candidate_rows(x, rows, mask_id, window_start=0, window_stop=-1, frozen=None, committed=None, done=None):
     """bool, row-shaped: inside the window, not frozen, not committed, of a sequence that is not done, and masked unless
     ``mask_id`` is None. Only these rows of logits matter."""
     stop = x.shape[1] if window_stop == -1 else window_stop
