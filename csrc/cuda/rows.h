@@ -30,8 +30,8 @@ enum class Family : int { kDraws = 0, kMoves = 1, kRedraws = 2 };
 
 // Per multiprocessor: what registers allow without spilling (tests/test_cuda_build.py).
 constexpr int blocks_wanted(Mix mix, Family family) {
-  if (family == Family::kRedraws || mix == Mix::kGuided) return 3;
-  return family == Family::kMoves || mix == Mix::kCapped ? 4 : 5;
+  if (family == Family::kRedraws || (family == Family::kMoves && mix == Mix::kGuided)) return 3;
+  return family == Family::kMoves || mix != Mix::kPlain ? 4 : 5;
 }
 
 template <class T, Mix kMix, bool kWithTilt, Family kFamily = Family::kDraws>
