@@ -66,12 +66,27 @@ def rows(loops: list[Loop], method: Method, threads: int) -> Iterator[dict]:
     env = machine.describe(threads)
     for loop in loops:
         with torch.inference_mode():
-            measured = _measure(loop, method, threads)
+            measured = _measure(loop, method)
         described = {key: getattr(loop, key) for key in ("name", "line", "vocab", "rows", "steps", "same", "at_least")}
         yield {"schema": measure.SCHEMA, "time": measure.now(), "loop": described, **measured, "env": env}
 
 
-def _measure(loop: Loop, method: Method, threads: int) -> dict:
+def _alternate(entries: list[Entry], method: Method) -> None:
+    """Time whole loops in turn, which are warm: they last for seconds, and are not repeated within a sample."""
+    spent = 0.0
+    for number in range(method.max_rounds):
+        if number >= method.min_rounds and spent >= len(entries) * method.budget_s:
+            return
+        for entry in entries if number % 2 else reversed(entries):
+            with entry.context():
+                start = time.perf_counter()
+                entry.call()
+                seconds = time.perf_counter() - start
+            entry.samples[number] = timing.Sample(seconds, 1, 0)
+            spent += seconds
+
+
+def _measure(loop: Loop, method: Method) -> dict:
     nothing = {"before": None, "after": None, "ratio": None}
     try:
         built = loop.build()
@@ -79,13 +94,14 @@ def _measure(loop: Loop, method: Method, threads: int) -> dict:
         return {**nothing, "skipped": f"{type(error).__name__}: {error}"}
     swap = contextlib.nullcontext if built.client is None else lambda: accelerated(built.client)
     before, after = _Watched(built.run, built.forward), _Watched(built.run_accelerated or built.run, built.forward)
+    slow = before()
     with swap():
         fast = after()
-    if loop.same and not torch.equal(before(), fast):
+    if loop.same and not torch.equal(slow, fast):
         return {**nothing, "skipped": "check failed: the accelerated loop gave other tokens"}
     before.shares.clear(), after.shares.clear()
     entries = [Entry("before", before), Entry("after", after, swap)]
-    timing.interleave(entries, method, threads)
+    _alternate(entries, method)
     return {
         "before": {**before.summary(), **timing.quantiles(entries[0].seconds())},
         "after": {**after.summary(), **timing.quantiles(entries[1].seconds())},
