@@ -28,5 +28,5 @@ def _loop(name, guided=False, at_least=3.0, **options):
 LOOPS = [
     _loop("UDLM"),
     _loop("UDLM, float64", use_float64=True),
-    _loop("UDLM, classifier-free guidance", guided=True, at_least=0.0),
+    _loop("UDLM, classifier-free guidance", guided=True, at_least=0.0),  # the client's own code, on a CPU
 ]

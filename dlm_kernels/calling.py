@@ -176,17 +176,17 @@ class Writing:
     may still say no."""
 
     def __init__(self, check, x, trace=None, **others):
-        require_type(
-            trace is None or isinstance(trace, RevisionTrace), "trace", "must be a RevisionTrace", type(trace).__name__
-        )
-        self._trace = trace
-        counters = {} if trace is None else dict(trace=trace.positions, trace_steps=trace.steps)
-        self._own = dict(x=x, **counters, **others)
-        used = {k: v.clone() if check and v is not None else v for k, v in self._own.items()}
-        self.keeps_history = trace is not None and trace.mode == "full"
+        self._trace, self.keeps_history = trace, False
+        if trace is not None:
+            require_type(isinstance(trace, RevisionTrace), "trace", "must be a RevisionTrace", type(trace).__name__)
+            others.update(trace=trace.positions, trace_steps=trace.steps)
+            self.keeps_history = trace.mode == "full"
         self._before = x.clone() if self.keeps_history else None
-        self.x = used.pop("x")
-        self.arguments = used  # of the op, by keyword
+        self._own = {"x": x, **others}
+        self.x, self.arguments = x, others  # of the op, the latter by keyword
+        if check:
+            self.x = x.clone()
+            self.arguments = {k: None if v is None else v.clone() for k, v in others.items()}
 
     def check(self, bad, argument, rule, suspect, x, mask_id, window, frozen, start, rows):
         """If a sequence is ``bad`` [B], raise, naming the first candidate that is ``suspect`` (bool, row-shaped); else let the

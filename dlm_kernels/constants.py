@@ -10,11 +10,12 @@ _made = {}
 
 def known(value, dtype, device):
     """``constant([value], dtype, device)`` of a CPU if it has been made before, else None: the short way, for every step."""
+    kind = type(value)
+    if kind is not int and (kind is not float or not dtype.is_floating_point):  # 1.0 is the key 1, and no quota
+        return None
     if device.type != "cpu" or torch.compiler.is_compiling():
         return None
-    if type(value) is int or (type(value) is float and dtype.is_floating_point):  # 1.0 is the key 1, and no quota
-        return _made.get((value, dtype, device, None))
-    return None
+    return _made.get((value, dtype, device, None))
 
 
 def constant(values, dtype, device, keep=True):

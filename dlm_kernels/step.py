@@ -29,6 +29,8 @@ from .reference.geometry import rows_on, token_at
 from .results import Draw, EditResult, RemaskResult, RowStats, StepResult, UnmaskResult
 from .rules import Rule
 
+_NAMES_OF_TOPK, _NAMES_OF_OTHERS = NAMES | {"quota": "k"}, NAMES | {"quota": "at_least"}
+
 
 def needs_noise(temperature, confidence, rank_temperature=0.0):
     """Whether anything random is used: greedy steps spare the draw of a seed."""
@@ -271,7 +273,7 @@ def denoise_step_(
         **scoring(confidence, confidence_from, conf_dtype),
         rank_temperature=ranking,
         **writing.arguments,
-        names=NAMES | dict(quota="k" if rule.name == "topk" else "at_least"),
+        names=_NAMES_OF_TOPK if rule.name == "topk" else _NAMES_OF_OTHERS,
     )
     tokens, score, committed, *_, num_bad = out
     edited = writing.arguments.get("edited")
@@ -359,7 +361,7 @@ def topk_unmask_(
         step=steps,
         **edges(window),
         **writing.arguments,
-        names=NAMES | dict(quota="k"),
+        names=_NAMES_OF_TOPK,
     )
     if check:
         rule, suspect = "must not be NaN at a candidate", confidence.isnan()
@@ -426,7 +428,7 @@ def remask_(
         step=steps,
         **edges(window),
         **writing.arguments,
-        names=NAMES | dict(quota="k"),
+        names=_NAMES_OF_TOPK,
     )
     if check:
         places = rows_on(x, confidence, start, rows)

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("denoise_step", "row_stats", "draw", "commit", "device_values")
-NAMES += ("renoise_step", "transition_step", "redraw", "traced_steps", "q_sample")
+NAMES += ("renoise_step", "transition_step", "redraw", "traced_steps", "q_sample", "divergence", "edit", "remask")
 FILES = [f"test_{name}.py" for name in NAMES]
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None or platform.machine() != "x86_64", reason="needs g++ on x86-64"
