@@ -167,12 +167,15 @@ def markdown(rows: list[dict]) -> str:
     for machine, here in by_machine(rows):
         out += [f"{machine}{_busy_note(here)}:", ""]
         timed = [row for row in here if row.get("us") and row["case"]["op"] == "denoise_step"]
-        for dist, temperature in sorted({(row["case"]["dist"], row["case"]["temperature"]) for row in timed}):
-            found = [r for r in timed if (r["case"]["dist"], r["case"]["temperature"]) == (dist, temperature)]
-            law = {"normal3": "N(0, 3)"}.get(dist, dist)
-            out += [f"One denoise step, temperature {temperature:g}, {law} logits: time (time / ours).", ""]
+        law_of = lambda row: (row["case"].get("top_p", 1.0) != 1.0, row["case"]["dist"], row["case"]["temperature"])
+        for filtered, dist, temperature in sorted(set(map(law_of, timed))):
+            found = [row for row in timed if law_of(row) == (filtered, dist, temperature)]
+            law = {"normal3": "N(0, 3)", "normal1": "N(0, 1)"}.get(dist, dist)
+            what = f", top_p {found[0]['case']['top_p']:g}" if filtered else ""
+            out += [f"One denoise step, temperature {temperature:g}{what}, {law} logits: time (time / ours).", ""]
             out += markdown_table(*_speed_table(found))
         out += _must_reach(bars.verdicts(here))
+        out += _must_reach(bars.verdicts(here, bars.FILTER_BARS))
     out += gpu_report.markdown(on_gpu)
     return "\n".join(out).rstrip() + "\n"
 
