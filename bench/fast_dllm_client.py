@@ -3,14 +3,7 @@
 
 import torch
 
-from dlm_kernels.integrations.llada import get_num_transfer_tokens
-
-
-def add_gumbel_noise(logits, temperature):
-    if temperature == 0:
-        return logits
-    noise = torch.rand(logits.shape, dtype=torch.float64)
-    return logits.double().exp() / (-noise.log()) ** temperature
+from .llada_client import add_gumbel_noise, get_num_transfer_tokens
 
 
 def proposed(logits, temperature, remasking, mask_index, x):

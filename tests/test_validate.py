@@ -2,12 +2,14 @@
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from backends import ops
 from helpers import assert_equal
-from validate_cases import CASES, OPS, B, E, L, T, V, W, call_of, i64, meta, schedule, state, tracing
+from validate_calls import OPS, B, E, L, T, V, W, call_of, i64, meta, schedule, state, tracing
+from validate_cases import CASES
 
 import dlm_kernels as dlm
 from dlm_kernels import reference
@@ -55,10 +57,10 @@ def test_checks_come_in_one_order():
 
 
 def test_every_check_has_a_case():
-    """A message of validate.py that no case provokes would be one nobody has read."""
-    source = open(reference.validate.__file__).read()
+    """A message of check.py or validate.py that no case provokes would be one nobody has read."""
+    source = Path(reference.check.__file__).read_text() + Path(reference.validate.__file__).read_text()
     arguments = {text.split(":")[0] for _, _, _, _, text in CASES}
-    assert arguments >= set(re.findall(r'    _\w+\(\s*"(\w+)"', source))
+    assert arguments >= set(re.findall(r'    (?:check|require)\w*\(\s*"(\w+)"', source))
     fragments = [
         f.replace("{{", "{")
         for f in re.findall(r'f?"(must [^"]+|shape must[^"]+|stride of[^"]+|the vocab[^"]+)"', source)
