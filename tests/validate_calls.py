@@ -1,6 +1,5 @@
 """Legal calls of every op, for validate_cases.py to spoil."""
 
-
 import torch
 
 B, W, L, V, R = 2, 4, 8, 10, 5
