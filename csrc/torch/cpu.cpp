@@ -1,5 +1,5 @@
 // CPU tensors.
-#include "ops.h"
+#include "call.h"
 
 namespace dlm::torch_ops {
 namespace {
@@ -23,25 +23,17 @@ class Cpu {
 
   Cpu(const Tensor& anchor, const Need& need)
       // int64 elements: aligned for everything that is cut from it.
-      : scratch_(make_like(anchor,
-                           {(dlm_cpu_workspace_bytes(need.rows, need.batch, need.num_suppress,
-                                                     need.filtered ? need.vocab : 0, pool_.threads) +
-                             7) /
-                            8},
-                           ScalarType::Long)) {}
+      : scratch_(make_like<int64_t>(anchor, {(dlm_cpu_workspace_bytes(need.rows, need.batch, need.num_suppress,
+                                                                      need.filtered ? need.vocab : 0, pool_.threads) +
+                                              7) /
+                                             8})) {}
 
-  int32_t call(const RowStatsArgs& a, dlm_error* e) { return dlm_cpu_row_stats(&a, &pool_, workspace(), e); }
-  int32_t call(const DivergenceArgs& a, dlm_error* e) { return dlm_cpu_row_kl(&a, &pool_, workspace(), e); }
-  int32_t call(const DrawArgs& a, dlm_error* e) { return dlm_cpu_draw_tokens(&a, &pool_, workspace(), e); }
-  int32_t call(const StepArgs& a, dlm_error* e) { return dlm_cpu_denoise_step(&a, &pool_, workspace(), e); }
-  int32_t call(const UnmaskArgs& a, dlm_error* e) { return dlm_cpu_topk_unmask(&a, &pool_, workspace(), e); }
-  int32_t call(const RenoiseArgs& a, dlm_error* e) { return dlm_cpu_renoise_step(&a, &pool_, workspace(), e); }
-  int32_t call(const TransitionArgs& a, dlm_error* e) { return dlm_cpu_transition_step(&a, &pool_, workspace(), e); }
-  int32_t call(const NoisingArgs& a, dlm_error* e) { return dlm_cpu_q_sample(&a, &pool_, workspace(), e); }
+  template <class Args>
+  int32_t call(const Args& a, dlm_error* error) {
+    return call_cpu(a, &pool_, scratch_.mutable_data_ptr(), error);
+  }
 
  private:
-  void* workspace() { return scratch_.mutable_data_ptr(); }
-
   const Pool pool_;
   Tensor scratch_;
 };

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "ops.h"
+#include "call.h"
 
 // In libtorch_cuda. Weak, so that the same binary loads beside a torch without CUDA.
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream) __attribute__((weak));
@@ -19,28 +19,22 @@ class Cuda {
   Cuda(const Tensor& anchor, const Need& need)
       : guard_(guarded_index(anchor)),
         // A plain temporary: torch's allocator gives its memory away no earlier than this stream has used it.
-        scratch_(make_like(anchor, {dlm_cuda_scratch_bytes(need.rows, need.vocab)}, ScalarType::Byte)) {
+        scratch_(make_like<uint8_t>(anchor, {dlm_cuda_scratch_bytes(need.rows, need.vocab)})) {
     if (!anchor.is_cuda()) return;  // another argument is: validation says which
     STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
                     "[dlm_kernels:RuntimeError] this torch has CUDA tensors but no CUDA streams[end]");
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(anchor.get_device_index(), &stream_));
   }
 
-  int32_t call(const RowStatsArgs& a, dlm_error* e) { return dlm_cuda_row_stats(&a, scratch(), stream_, e); }
-  int32_t call(const DivergenceArgs& a, dlm_error* e) { return dlm_cuda_row_kl(&a, scratch(), stream_, e); }
-  int32_t call(const DrawArgs& a, dlm_error* e) { return dlm_cuda_draw_tokens(&a, scratch(), stream_, e); }
-  int32_t call(const StepArgs& a, dlm_error* e) { return dlm_cuda_denoise_step(&a, scratch(), stream_, e); }
-  int32_t call(const UnmaskArgs& a, dlm_error* e) { return dlm_cuda_topk_unmask(&a, scratch(), stream_, e); }
-  int32_t call(const RenoiseArgs& a, dlm_error* e) { return dlm_cuda_renoise_step(&a, scratch(), stream_, e); }
-  int32_t call(const TransitionArgs& a, dlm_error* e) { return dlm_cuda_transition_step(&a, scratch(), stream_, e); }
-  int32_t call(const NoisingArgs& a, dlm_error* e) { return dlm_cuda_q_sample(&a, scratch(), stream_, e); }
+  template <class Args>
+  int32_t call(const Args& a, dlm_error* error) {
+    return call_cuda(a, scratch_.mutable_data_ptr(), stream_, error);
+  }
 
  private:
   static int32_t guarded_index(const Tensor& anchor) {
     return anchor.is_cuda() ? anchor.get_device_index() : torch::stable::accelerator::getCurrentDeviceIndex();
   }
-
-  void* scratch() { return scratch_.mutable_data_ptr(); }
 
   const torch::stable::accelerator::DeviceGuard guard_;
   Tensor scratch_;

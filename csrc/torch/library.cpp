@@ -2,7 +2,7 @@
 // Python >= 3.10. Importing it registers the kernels; schemas and fake kernels are in dlm_kernels/_ops.py.
 #include <Python.h>
 
-#include "ops.h"
+#include "call.h"
 
 static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
 PyMODINIT_FUNC PyInit__C(void) { return PyModule_Create(&module); }

@@ -2,7 +2,7 @@
 // of device 0. Which build of it runs is chosen at run time.
 #include <dlfcn.h>
 
-#include "../../csrc/torch/ops.h"
+#include "../../csrc/torch/call.h"
 
 namespace dlm::torch_ops {
 namespace {
@@ -33,8 +33,8 @@ class Simt {
 
   // Of the exact size, so that a step outside is a step into a redzone.
   Simt(const Tensor& anchor, const Need& need)
-      : scratch_(torch::stable::fill_(
-            make_like(anchor, {library.scratch_bytes(need.rows, need.vocab)}, ScalarType::Byte), 0xFF)) {}
+      : scratch_(
+            torch::stable::fill_(make_like<uint8_t>(anchor, {library.scratch_bytes(need.rows, need.vocab)}), 0xFF)) {}
 
   int32_t call(const RowStatsArgs& a, dlm_error* e) { return checked(library.row_stats(&a, scratch(), nullptr, e)); }
   int32_t call(const DivergenceArgs& a, dlm_error* e) { return checked(library.row_kl(&a, scratch(), nullptr, e)); }

@@ -1,0 +1,113 @@
+// The ops for torch tensors: ops.h over LibTorch's stable ABI, for a device. Schemas and fake kernels are in
+// dlm_kernels/_ops.py.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include "../ops.h"
+
+namespace dlm::torch_ops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline int32_t dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return kFloat32;
+    case ScalarType::BFloat16: return kBFloat16;
+    case ScalarType::Half: return kFloat16;
+    case ScalarType::Double: return kFloat64;
+    case ScalarType::Long: return kInt64;
+    case ScalarType::Int: return kInt32;
+    case ScalarType::Bool: return kBool;
+    default: return kOtherDType;
+  }
+}
+
+template <class T>
+constexpr ScalarType scalar_type = ScalarType::Long;
+template <>
+constexpr ScalarType scalar_type<int32_t> = ScalarType::Int;
+template <>
+constexpr ScalarType scalar_type<float> = ScalarType::Float;
+template <>
+constexpr ScalarType scalar_type<bool> = ScalarType::Bool;
+template <>
+constexpr ScalarType scalar_type<uint8_t> = ScalarType::Byte;
+
+template <class T>
+Tensor make_like(const Tensor& like, const Shape& shape) {
+  return torch::stable::new_empty(like, shape, scalar_type<T>);
+}
+
+// A Device has: ordinal(tensor), -1 for the CPU; a constructor from (a tensor of the device, Need); and call(args,
+// error) for each kind of args, which runs the op.
+template <class Device>
+class Call {
+ public:
+  using Tensor = torch_ops::Tensor;
+
+  Call(const char*, const Tensor& anchor) : anchor_(anchor) {}
+
+  // Dimensions beyond kMaxDims keep their number, which validation rejects, and their first extents, which it prints.
+  static Array read(const char*, const Tensor& t) {
+    Array a;
+    a.data = const_cast<void*>(t.const_data_ptr());
+    a.dtype = dtype_of(t);
+    a.device = Device::ordinal(t);
+    a.ndim = static_cast<int32_t>(t.dim());
+    for (int32_t d = 0; d < a.ndim && d < kMaxDims; ++d) {
+      a.shape[d] = t.size(d);
+      a.stride[d] = t.stride(d);
+    }
+    return a;
+  }
+  // Copies that torch made lazily are made now.
+  static Array write(const char* name, Tensor& t) {
+    Array a = read(name, t);
+    a.data = t.mutable_data_ptr();
+    return a;
+  }
+  static Array numbers(const char* name, const Tensor& t, DType) { return read(name, t); }
+  static Array ids(const char* name, const Tensor& t) { return read(name, t); }
+
+  template <class T>
+  Tensor make(const Shape& shape) const {
+    return make_like<T>(anchor_, shape);
+  }
+  static void* data(Tensor& t) { return t.mutable_data_ptr(); }
+
+  // The Python layer reads the kind from this mark and raises ValueError or TypeError.
+  template <class Args>
+  void run(const Need& need, const Args& args) const {
+    dlm_error error;
+    const int32_t status = Device(anchor_, need).call(args, &error);
+    const char* kind = status == 1 ? "ValueError" : status == 2 ? "TypeError" : "RuntimeError";
+    STD_TORCH_CHECK(status == 0, "[dlm_kernels:", kind, "] ", error.text, "[end]");
+  }
+
+ private:
+  const Tensor& anchor_;
+};
+
+// In the body of a STABLE_TORCH_LIBRARY_IMPL.
+template <class Device, class Library>
+void implement(Library& m) {
+  using O = Ops<Call<Device>>;
+  m.impl("row_stats", TORCH_BOX(&O::row_stats));
+  m.impl("row_kl", TORCH_BOX(&O::row_kl));
+  m.impl("draw_tokens", TORCH_BOX(&O::draw_tokens));
+  m.impl("denoise_step_", TORCH_BOX(&O::denoise_step));
+  m.impl("topk_unmask_", TORCH_BOX(&O::topk_unmask));
+  m.impl("remask_", TORCH_BOX(&O::remask));
+  m.impl("renoise_step_", TORCH_BOX(&O::renoise_step));
+  m.impl("transition_step_", TORCH_BOX(&O::transition_step));
+  m.impl("q_sample", TORCH_BOX(&O::q_sample));
+}
+
+}  // namespace dlm::torch_ops
