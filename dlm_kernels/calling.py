@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 
 import torch
+from torch.compiler import is_compiling
 
 from .arguments import integer, number, require, require_type, tensor
 from .constants import constant, known
@@ -29,7 +30,7 @@ def call(op, *args, names=None, **kwargs):
     has another one for it."""
     # Every one that is not given costs the dispatcher as much as one that is.
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return op(*args, **kwargs)
     try:
         return op(*args, **kwargs)

@@ -3,6 +3,7 @@ one enqueues nothing but its kernel, and copies nothing from the host.
 """
 
 import torch
+from torch.compiler import is_compiling
 
 _LIMIT = 1024  # constants kept: temperatures, quotas, lists of ids
 _made = {}
@@ -13,18 +14,22 @@ def known(value, dtype, device):
     kind = type(value)
     if kind is not int and (kind is not float or not dtype.is_floating_point):  # 1.0 is the key 1, and no quota
         return None
-    if device.type != "cpu" or torch.compiler.is_compiling():
+    if is_compiling():
         return None
-    return _made.get((value, dtype, device, None))
+    return _made.get((value, dtype, device, None))  # a GPU's are kept with their stream
 
 
 def constant(values, dtype, device, keep=True):
     """``values``, a list of Python numbers, as a 1-d tensor that nobody writes to. ``keep=False`` for numbers that are another
     one next time."""
-    if not keep or torch.compiler.is_compiling() or not all(type(v) in (int, float) for v in values):
+    if not keep or is_compiling() or not all(type(v) in (int, float) for v in values):
         return _make(values, dtype, device)
-    # A stream of its own for each: a fill on one is not ordered before a read on another.
-    stream = torch.cuda.current_stream(device).cuda_stream if _on_live_cuda(device) else None
+    stream = None
+    if device.type != "cpu":
+        if not _on_live_cuda(device):
+            return _make(values, dtype, device)
+        # One for each: a fill on one is not ordered before a read on another.
+        stream = torch.cuda.current_stream(device).cuda_stream
     key = (*values, dtype, device, stream)
     found = _made.get(key)
     if found is None:

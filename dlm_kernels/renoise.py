@@ -27,6 +27,9 @@ from .results import RenoiseResult
 from .rules import EntropyBudget, Rule
 from .uniform import without
 
+_NAMES_OF_OTHERS = NAMES | dict(quota="at_least", stability="stability_threshold", confident="confidence_threshold")
+_NAMES_OF_TOPK = _NAMES_OF_OTHERS | dict(quota="k")
+
 
 @dataclass
 class RenoiseState:
@@ -142,28 +145,20 @@ def renoise_step_(
         seeds,
         steps,
         quotas("k" if rule.name == "topk" else "at_least", rule.quota, device),
-        mask_id=-1 if mask_id is None else int(mask_id),
-        rule=rule.name,
-        level=rule.level,
-        low=rule.low,
-        strict=rule.strict,
+        mask_id=None if mask_id is None else int(mask_id),
+        **rule.arguments(),
         probs=optional("probs", probs),
         stability=integer("stability_threshold", stability_threshold),
         confident=number("confidence_threshold", confidence_threshold),
         frozen=optional("frozen", frozen),
-        softcap=0.0 if softcap is None else float(softcap),
+        softcap=None if softcap is None else float(softcap),
         **edges(window),
         **where,
         **law(device, without(mask_id, suppress, logits), uncond_logits, cfg_scale, uniform),
         **filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
         **scoring(confidence, confidence_from, conf_dtype),
         **writing.arguments,
-        names=NAMES
-        | dict(
-            quota="k" if rule.name == "topk" else "at_least",
-            stability="stability_threshold",
-            confident="confidence_threshold",
-        ),
+        names=_NAMES_OF_TOPK if rule.name == "topk" else _NAMES_OF_OTHERS,
     )
     tokens, best, _, score, accepted, _, num_bad = out
     if check:

@@ -45,6 +45,17 @@ class Rule:
     def quota(self) -> Any:
         return 0
 
+    def arguments(self) -> dict:
+        """Of the op, besides the quota, as far as they are not its defaults."""
+        given = {"rule": self.name}
+        if self.level != 0:
+            given["level"] = self.level
+        if self.low != 0:
+            given["low"] = self.low
+        if not self.strict:
+            given["strict"] = False
+        return given
+
 
 @dataclass(frozen=True)
 class TopK(Rule):

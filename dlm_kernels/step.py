@@ -32,9 +32,9 @@ from .rules import Rule
 _NAMES_OF_TOPK, _NAMES_OF_OTHERS = NAMES | {"quota": "k"}, NAMES | {"quota": "at_least"}
 
 
-def needs_noise(temperature, confidence, rank_temperature=0.0):
+def needs_noise(temperature, confidence, rank_temperature=None):
     """Whether anything random is used: greedy steps spare the draw of a seed."""
-    return confidence == "random" or isinstance(temperature, torch.Tensor) or temperature != 0 or rank_temperature != 0
+    return confidence == "random" or isinstance(temperature, torch.Tensor) or temperature != 0 or bool(rank_temperature)
 
 
 def _mask(mask_id):
@@ -119,7 +119,7 @@ def draw_tokens(
     device = logits.device
     per_sequence = temperatures(temperature, device)
     batch_size = logits.shape[0] if logits.dim() == 3 else per_sequence.shape[0]
-    ranking = 0.0 if rank_temperature is None else number("rank_temperature", rank_temperature)
+    ranking = None if rank_temperature is None else number("rank_temperature", rank_temperature)
     if not needs_noise(temperature, confidence, ranking) and seed is None:
         seed, generator = 0, None
     seeds, steps = noise(seed, step, generator, batch_size, device)
@@ -243,7 +243,7 @@ def denoise_step_(
     x, logits = tensor("x", x), tensor("logits", logits)
     require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
     device, mask = logits.device, _mask(mask_id)
-    ranking = 0.0 if rank_temperature is None else number("rank_temperature", rank_temperature)
+    ranking = None if rank_temperature is None else number("rank_temperature", rank_temperature)
     if not needs_noise(temperature, confidence, ranking) and seed is None:
         seed, generator = 0, None
     seeds, steps = noise(seed, step, generator, x.shape[0] if x.dim() else 1, device)
@@ -258,10 +258,7 @@ def denoise_step_(
         steps,
         quotas("k" if rule.name == "topk" else "at_least", rule.quota, device),
         mask_id=mask,
-        rule=rule.name,
-        level=rule.level,
-        low=rule.low,
-        strict=rule.strict,
+        **rule.arguments(),
         ready=optional("ready", ready),
         edit=None if edit is None else number("edit", edit),
         frozen=optional("frozen", frozen),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import torch
+from torch.compiler import is_compiling
 
 from . import _ops, transitions
 from .arguments import integer, require, require_type, tensor
@@ -12,6 +13,8 @@ from .calling import FINITE_ROWS, NAMES, Writing, call, edges, filters, law, noi
 from .constants import constant
 from .results import TransitionResult
 from .schedules import Level
+
+_NAMES = NAMES | {"coefficients": "transition"}
 
 
 def transition_step_(
@@ -94,7 +97,7 @@ def transition_step_(
         seeds,
         steps,
         _on_device(transition.coefficients, device),
-        mask_id=-1 if mask_id is None else int(mask_id),
+        mask_id=None if mask_id is None else int(mask_id),
         tempered=transition.tempered,
         redraw=transition.redraw,
         level=transition.level,
@@ -104,7 +107,7 @@ def transition_step_(
         **law(device, without(mask_id, suppress, logits), uncond_logits, cfg_scale, uniform),
         **filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
         **writing.arguments,
-        names=NAMES | dict(coefficients="transition"),
+        names=_NAMES,
     )
     tokens, route, _, score, _, num_bad = out
     if check:
@@ -136,7 +139,7 @@ def uniform_step_(x, logits, *, alpha_t, alpha_s, prediction="plug_in", tempered
     Returns, Raises: as ``transition_step_``; ValueError also for alpha outside [0, 1] and alpha_s < alpha_t.
     """
     make = transitions.uniform
-    if not torch.compiler.is_compiling() and _is_constant(alpha_t) and _is_constant(alpha_s):
+    if not is_compiling() and _is_constant(alpha_t) and _is_constant(alpha_s):
         make = _uniform_of_constants
     return transition_step_(x, logits, transition=make(alpha_t, alpha_s, str(prediction), str(tempered)), **kwargs)
 

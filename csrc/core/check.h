@@ -25,35 +25,45 @@ namespace check {
 
 using Names = std::vector<const char*>;
 
-inline std::string number(double v) {
-  char text[40];
-  snprintf(text, sizeof text, "%g", v);
-  return text;
+inline std::string text(const std::string& words) { return words; }
+inline std::string text(int64_t v) { return std::to_string(v); }
+inline std::string text(double v) {
+  char digits[40];
+  snprintf(digits, sizeof digits, "%g", v);
+  return digits;
 }
-inline std::string number(int64_t v) { return std::to_string(v); }
 
 inline std::string list(const int64_t* values, int32_t n) {
-  std::string text = "[";
-  for (int32_t i = 0; i < n; ++i) text += (i > 0 ? ", " : "") + number(values[i]);
-  return text + "]";
+  std::string items = "[";
+  for (int32_t i = 0; i < n; ++i) items += (i > 0 ? ", " : "") + text(values[i]);
+  return items + "]";
 }
-inline std::string shape(const Array& a) { return list(a.shape, min_of(a.ndim, kMaxDims)); }
+inline std::string text(const Array& a) { return list(a.shape, min_of(a.ndim, kMaxDims)); }
+inline std::string strides(const Array& a) { return "strides " + list(a.stride, min_of(a.ndim, kMaxDims)); }
+
+// Of a function that composes it.
+template <class Compose>
+auto text(const Compose& compose) -> decltype(std::string(compose())) {
+  return compose();
+}
 
 template <class T>
 std::string one_of(const std::vector<T>& names) {
-  std::string text;
+  std::string all;
   for (size_t i = 0; i < names.size(); ++i)
-    text += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + std::string(names[i]);
-  return text;
+    all += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + std::string(names[i]);
+  return all;
 }
 
 inline std::string device(int32_t ordinal) { return ordinal < 0 ? "cpu" : "cuda:" + std::to_string(ordinal); }
 
-inline void require(bool ok, const char* argument, const std::string& rule, const std::string& got) {
-  if (!ok) throw InvalidArgument{kValueError, std::string(argument) + ": " + rule + ", got " + got};
+// A step of a small block lasts a few microseconds: texts are made of rule and value only where the argument is bad.
+template <class Rule, class Got>
+void require(bool ok, const char* argument, const Rule& rule, const Got& got) {
+  if (!ok) throw InvalidArgument{kValueError, std::string(argument) + ": " + text(rule) + ", got " + text(got)};
 }
 
-inline void dtype(const char* argument, const Array& a, const std::vector<DType>& wanted) {
+inline void dtype(const char* argument, const Array& a, std::initializer_list<DType> wanted) {
   if (std::find(wanted.begin(), wanted.end(), a.dtype) != wanted.end()) return;
   Names names;
   for (DType d : wanted) names.push_back(dtype_name(d));
@@ -62,62 +72,88 @@ inline void dtype(const char* argument, const Array& a, const std::vector<DType>
 }
 
 inline void on_device(const char* argument, const Array& a, const char* anchor, const Array& like) {
-  require(a.device == like.device, argument, "must be on " + device(like.device) + " as " + anchor, device(a.device));
+  require(
+      a.device == like.device, argument, [&] { return "must be on " + device(like.device) + " as " + anchor; },
+      [&] { return device(a.device); });
 }
 
-inline void has_shape(const char* argument, const Array& a, const std::vector<std::vector<int64_t>>& wanted) {
-  std::vector<std::string> texts;
-  for (const auto& w : wanted) {
-    if (a.ndim == static_cast<int32_t>(w.size()) && std::equal(w.begin(), w.end(), a.shape)) return;
-    const std::string text = list(w.data(), static_cast<int32_t>(w.size()));
-    if (std::find(texts.begin(), texts.end(), text) == texts.end()) texts.push_back(text);
+// A shape that an argument may have.
+struct Extents {
+  int64_t of[kMaxDims] = {};
+  int32_t n = 0;
+
+  Extents(std::initializer_list<int64_t> all) {
+    for (int64_t extent : all) of[n++] = extent;
   }
-  require(false, argument, "shape must be " + one_of(texts), shape(a));
+};
+inline Extents leading(const Array& a, int32_t dims) {
+  Extents shape = {};
+  for (; shape.n < dims; ++shape.n) shape.of[shape.n] = a.shape[shape.n];
+  return shape;
+}
+inline Extents shape_of(const Array& a) { return leading(a, a.ndim); }
+inline Extents rows_of(const Array& logits) { return leading(logits, logits.ndim - 1); }
+
+inline void has_shape(const char* argument, const Array& a, std::initializer_list<Extents> wanted) {
+  for (const Extents& w : wanted) {
+    if (a.ndim == w.n && std::equal(w.of, w.of + w.n, a.shape)) return;
+  }
+  std::vector<std::string> texts;
+  for (const Extents& w : wanted) {
+    const std::string each = list(w.of, w.n);
+    if (std::find(texts.begin(), texts.end(), each) == texts.end()) texts.push_back(each);
+  }
+  require(false, argument, [&] { return "shape must be " + one_of(texts); }, a);
 }
 
 inline void dims(const char* argument, const Array& a, const char* names, int32_t n) {
-  require(a.ndim == n, argument, "must be " + std::to_string(n) + "-dimensional, " + names, shape(a));
+  require(a.ndim == n, argument, [&] { return "must be " + std::to_string(n) + "-dimensional, " + names; }, a);
 }
 
 inline void unit_stride(const char* argument, const Array& a) {
   const int32_t last = a.ndim - 1;
   require(numel(a) == 0 || a.shape[last] == 1 || a.stride[last] == 1, argument,
-          "stride of the last dimension must be 1", number(a.stride[last]));
+          "stride of the last dimension must be 1", a.stride[last]);
+}
+
+inline Names names_of(int32_t n, const char* (*name_of)(int32_t)) {
+  Names names;
+  for (int32_t kind = 0; kind < n; ++kind) names.push_back(name_of(kind));
+  return names;
 }
 
 inline int32_t name(const char* argument, const char* got, const Names& known) {
   for (size_t i = 0; i < known.size(); ++i) {
     if (strcmp(got, known[i]) == 0) return static_cast<int32_t>(i);
   }
-  require(false, argument, "must be " + one_of(known), got);
+  require(false, argument, [&] { return "must be " + one_of(known); }, got);
   return 0;
 }
 
 // The first value, in index order, that is not good is named.
-template <class T, class Good>
-void values(const char* argument, const Array& a, Good good, const std::string& rule, int32_t dim = 0,
-            int64_t offset = 0) {
+template <class T, class Good, class Rule>
+void values(const char* argument, const Array& a, Good good, const Rule& rule, int32_t dim = 0, int64_t offset = 0) {
   if (a.device >= 0) return;
   if (dim < a.ndim) {
     for (int64_t i = 0; i < a.shape[dim]; ++i) values<T>(argument, a, good, rule, dim + 1, offset + i * a.stride[dim]);
     return;
   }
   const T v = static_cast<const T*>(a.data)[offset];
-  require(good(v), argument, rule,
-          std::is_integral<T>::value ? number(static_cast<int64_t>(v)) : number(static_cast<double>(v)));
+  using Wide = typename std::conditional<std::is_integral<T>::value, int64_t, double>::type;
+  require(good(v), argument, rule, static_cast<Wide>(v));
 }
 
 inline void not_overlapping(const char* argument, const Array& a) {
   bool overlaps = false;
   for (int32_t d = 0; d < a.ndim; ++d) overlaps |= a.shape[d] > 1 && a.stride[d] == 0;
-  require(!overlaps, argument, "must not overlap itself (stride 0)", "strides " + list(a.stride, a.ndim));
+  require(!overlaps, argument, "must not overlap itself (stride 0)", [&] { return strides(a); });
 }
 
 inline void contiguous(const char* argument, const Array& a) {
   int64_t stride = 1;
   bool good = true;
   for (int32_t d = a.ndim - 1; d >= 0; stride *= a.shape[d--]) good &= a.shape[d] == 1 || a.stride[d] == stride;
-  require(good || numel(a) == 0, argument, "must be contiguous", "strides " + list(a.stride, a.ndim));
+  require(good || numel(a) == 0, argument, "must be contiguous", [&] { return strides(a); });
 }
 
 inline void canvas(const Array& x, bool written = true) {
@@ -128,10 +164,12 @@ inline void canvas(const Array& x, bool written = true) {
 
 // [B, W, ...] must fit the canvas.
 inline void covered(const char* argument, const Array& a, const Array& x) {
-  require(a.shape[0] == x.shape[0], argument, "dimension 0 must be " + number(x.shape[0]) + " as in x",
-          number(a.shape[0]));
-  require(a.shape[1] <= x.shape[1], argument, "dimension 1 must be at most " + number(x.shape[1]) + " as in x",
-          number(a.shape[1]));
+  require(
+      a.shape[0] == x.shape[0], argument, [&] { return "dimension 0 must be " + text(x.shape[0]) + " as in x"; },
+      a.shape[0]);
+  require(
+      a.shape[1] <= x.shape[1], argument,
+      [&] { return "dimension 1 must be at most " + text(x.shape[1]) + " as in x"; }, a.shape[1]);
 }
 
 // [B, W], or [R] where `place` lists the rows.
@@ -144,8 +182,7 @@ inline void rows_on_canvas(const char* argument, const Array& a, const PlacePara
 
 // A token that is to be written.
 inline void fits(const char* argument, int64_t token, const Array& x) {
-  require(x.dtype == kInt64 || (token >= INT32_MIN && token <= INT32_MAX), argument, "must fit in int32 as x",
-          number(token));
+  require(x.dtype == kInt64 || (token >= INT32_MIN && token <= INT32_MAX), argument, "must fit in int32 as x", token);
 }
 
 enum Layout { kDense, kPacked, kEither };
@@ -154,11 +191,11 @@ inline void logits(const Array& z, Layout layout, const Array* x) {
   dtype("logits", z, {kFloat32, kFloat16, kBFloat16});
   if (x != nullptr) on_device("logits", z, "x", *x);
   if (layout == kEither) {
-    require(z.ndim == 2 || z.ndim == 3, "logits", "must be [B, W, V] or [R, V]", shape(z));
+    require(z.ndim == 2 || z.ndim == 3, "logits", "must be [B, W, V] or [R, V]", z);
   } else {
     layout == kPacked ? dims("logits", z, "[R, V]", 2) : dims("logits", z, "[B, W, V]", 3);
   }
-  require(z.shape[z.ndim - 1] >= 1, "logits", "the vocabulary must not be empty", shape(z));
+  require(z.shape[z.ndim - 1] >= 1, "logits", "the vocabulary must not be empty", z);
   unit_stride("logits", z);
   if (x != nullptr && layout == kDense) covered("logits", z, *x);
 }
@@ -185,7 +222,7 @@ inline void temperature(const Array& t, int64_t batch, const char* anchor, const
 inline void step(const Array& s, const char* anchor, const Array& like) {
   dtype("step", s, {kInt64});
   on_device("step", s, anchor, like);
-  require(numel(s) == 1, "step", "must have one element", shape(s));
+  require(numel(s) == 1, "step", "must have one element", s);
 }
 
 inline void quota(const Array& q, const Array& x) {
@@ -194,27 +231,28 @@ inline void quota(const Array& q, const Array& x) {
 }
 
 inline int32_t rule(const DecideParams& d) {
-  Names names;
-  for (int32_t kind = 0; kind < kNumRules; ++kind) names.push_back(rule_name(kind));
+  static const Names names = names_of(kNumRules, rule_name);
   const int32_t r = name("rule", d.rule, names);
   const auto in_unit = [&](const char* argument, double v) {
-    require(v >= 0 && v <= 1, argument, std::string("must be in [0, 1] for ") + rule_name(r), number(v));
+    require(v >= 0 && v <= 1, argument, [&] { return std::string("must be in [0, 1] for ") + rule_name(r); }, v);
   };
   if (r == kThreshold || r == kSegmentMax) {
     in_unit("level", d.level);
     in_unit("low", d.low);
   } else if (r != kTopK) {
-    require(d.level >= 0, "level", std::string("must be >= 0 for ") + rule_name(r), number(d.level));
+    require(d.level >= 0, "level", [&] { return std::string("must be >= 0 for ") + rule_name(r); }, d.level);
   }
   return r;
 }
 
 inline void window(const DecideParams& d) {
   const int64_t length = d.x.shape[1];
-  require(d.window_start >= 0 && d.window_start <= length, "window_start", "must be in [0, " + number(length) + "]",
-          number(d.window_start));
-  require(d.window_stop == -1 || (d.window_start <= d.window_stop && d.window_stop <= length), "window_stop",
-          "must be -1 or in [" + number(d.window_start) + ", " + number(length) + "]", number(d.window_stop));
+  require(
+      d.window_start >= 0 && d.window_start <= length, "window_start",
+      [&] { return "must be in [0, " + text(length) + "]"; }, d.window_start);
+  require(
+      d.window_stop == -1 || (d.window_start <= d.window_stop && d.window_stop <= length), "window_stop",
+      [&] { return "must be -1 or in [" + text(d.window_start) + ", " + text(length) + "]"; }, d.window_stop);
 }
 
 // dims 2: [B, L]; 1: [B].
@@ -222,7 +260,7 @@ inline void like_canvas(const char* argument, const Array& a, DType type, const 
   if (!given(a)) return;
   dtype(argument, a, {type});
   on_device(argument, a, "x", x);
-  has_shape(argument, a, {std::vector<int64_t>(x.shape, x.shape + dims)});
+  has_shape(argument, a, {leading(x, dims)});
 }
 
 inline void frozen(const DecideParams& d) { like_canvas("frozen", d.frozen, kBool, d.x); }
@@ -242,12 +280,12 @@ inline void trace(const DecideParams& d) {
     contiguous("trace", positions);
   }
   require(given(steps) == given(positions), "trace_steps", "must be given with trace, and only then",
-          given(steps) ? shape(steps) : "none");
+          [&] { return given(steps) ? text(steps) : "none"; });
   if (!given(steps)) return;
   dtype("trace_steps", steps, {kInt64});
   on_device("trace_steps", steps, "x", d.x);
   dims("trace_steps", steps, "[S, B, 8]", 3);
-  require(steps.shape[0] >= 1, "trace_steps", "must have a step", shape(steps));
+  require(steps.shape[0] >= 1, "trace_steps", "must have a step", steps);
   has_shape("trace_steps", steps, {{steps.shape[0], d.x.shape[0], kNumTraceColumns}});
   contiguous("trace_steps", steps);
 }
@@ -256,10 +294,10 @@ inline void trace(const DecideParams& d) {
 inline void start(const Array& s, bool packed, int64_t batch, int64_t last, const char* anchor, const Array& like) {
   if (!given(s)) return;
   per_request("start", s, kInt64, packed ? -1 : batch, anchor, like);
-  require(!packed, "start", "must not be given with packed logits [R, V]", shape(s));
+  require(!packed, "start", "must not be given with packed logits [R, V]", s);
   values<int64_t>(
       "start", s, [&](int64_t v) { return v >= 0 && (last < 0 || v <= last); },
-      last < 0 ? "must be >= 0" : "must be in [0, " + number(last) + "] (L - W)");
+      [&] { return last < 0 ? "must be >= 0" : "must be in [0, " + text(last) + "] (L - W)"; });
 }
 
 // size: B * L, or < 0 for no limit.
@@ -270,21 +308,21 @@ inline void rows(const Array& r, int64_t count, int64_t size, const char* anchor
   has_shape("rows", r, {{count}});
   values<int64_t>(
       "rows", r, [&](int64_t v) { return v >= -1 && (size < 0 || v < size); },
-      size < 0 ? "must be >= -1" : "must be in [-1, " + number(size) + ")");
+      [&] { return size < 0 ? "must be >= -1" : "must be in [-1, " + text(size) + ")"; });
   if (r.device >= 0) return;
   std::vector<int64_t> sorted;
   for (int64_t i = 0; i < count; ++i) sorted.push_back(static_cast<const int64_t*>(r.data)[i * r.stride[0]]);
   std::sort(sorted.begin(), sorted.end());
   for (int64_t i = 1; i < count; ++i) {
-    require(sorted[i] < 0 || sorted[i] != sorted[i - 1], "rows", "must not hold a position twice", number(sorted[i]));
+    require(sorted[i] < 0 || sorted[i] != sorted[i - 1], "rows", "must not hold a position twice", sorted[i]);
   }
 }
 
 inline void shift(int64_t s, bool packed) {
   if (packed) {
-    require(s == 0, "shift", "must be 0 with packed logits [R, V]", number(s));
+    require(s == 0, "shift", "must be 0 with packed logits [R, V]", s);
   } else {
-    require(s == 0 || s == -1, "shift", "must be 0 or -1", number(s));
+    require(s == 0 || s == -1, "shift", "must be 0 or -1", s);
   }
 }
 
@@ -297,15 +335,14 @@ inline void ids(const char* argument, const Array& a, const Array& like) {
 
 inline void softcap(const SweepParams& s) {
   require(s.softcap == 0 || (s.softcap >= 1e-6 && s.softcap <= 1e6), "softcap", "must be 0 (none) or in [1e-6, 1e6]",
-          number(s.softcap));
+          s.softcap);
 }
 
 // Uniform noise must have a token to be, and the canvas be able to hold it and the mask.
 inline void noise_prior(int64_t mask_id, int64_t vocab, const Array& x) {
-  require(mask_id >= -1, "mask_id", "must be >= -1 (none)", number(mask_id));
-  require(x.dtype == kInt64 || mask_id <= INT32_MAX, "mask_id", "must fit in int32 as x", number(mask_id));
-  require(noise_support(vocab, mask_id) >= 1, "mask_id", "must leave a token of the vocabulary for noise",
-          number(mask_id));
+  require(mask_id >= -1, "mask_id", "must be >= -1 (none)", mask_id);
+  require(x.dtype == kInt64 || mask_id <= INT32_MAX, "mask_id", "must fit in int32 as x", mask_id);
+  require(noise_support(vocab, mask_id) >= 1, "mask_id", "must leave a token of the vocabulary for noise", mask_id);
 }
 
 // [1, n], [B, n] or [B, L, n] float64.
@@ -338,21 +375,20 @@ inline void rates(const NoisingArgs& a) {
     const double* const rate =
         static_cast<const double*>(a.rates.data) + i / width * a.rates.stride[0] + i % width * a.rates.stride[1];
     const double total = rate[0] + rate[1];
-    require(total <= 1 + 1e-9, "rates", "must sum to at most 1", number(total));
+    require(total <= 1 + 1e-9, "rates", "must sum to at most 1", total);
   }
   no_way_to_no_mask("rates", a.rates, 1, a.mask_id);
 }
 
 inline void redraw(const TransitionArgs& a, Resolved* out) {
-  Names names;
-  for (int32_t kind = 0; kind < kNumRedraws; ++kind) names.push_back(redraw_name(kind));
+  static const Names names = names_of(kNumRedraws, redraw_name);
   out->redraw = name("redraw", a.redraw, names);
   if (out->redraw == kMinP) {
-    require(a.level >= 0 && a.level <= 1, "level", "must be in [0, 1] for min_p", number(a.level));
+    require(a.level >= 0 && a.level <= 1, "level", "must be in [0, 1] for min_p", a.level);
   } else if (out->redraw == kGuidance) {
-    require(std::isfinite(a.level), "level", "must be finite for guidance", number(a.level));
+    require(std::isfinite(a.level), "level", "must be finite for guidance", a.level);
     require(given(a.sweep.uncond), "uncond_logits", "must be given for guidance", "none");
-    require(a.sweep.cfg_scale == 0, "cfg_scale", "must be 0 for guidance", number(a.sweep.cfg_scale));
+    require(a.sweep.cfg_scale == 0, "cfg_scale", "must be 0 for guidance", a.sweep.cfg_scale);
   }
   if (out->redraw != kNoRedraw) {
     values<float>("temperature", a.sweep.temperature, [](float v) { return v > 0; }, "must be > 0 with redraw");
@@ -362,19 +398,21 @@ inline void redraw(const TransitionArgs& a, Resolved* out) {
 // What a transition starts from must be a token, or the mask; other ops do not care.
 inline void current_tokens(const TransitionArgs& a, const Geometry& g, int64_t vocab) {
   if (a.decide.x.device >= 0) return;
-  const std::string rule =
-      "must hold tokens in [0, " + number(vocab) + ")" + (a.mask_id < 0 ? "" : " or mask_id") + " where it may change";
+  const auto rule = [&] {
+    return "must hold tokens in [0, " + text(vocab) + ")" + (a.mask_id < 0 ? "" : " or mask_id") +
+           " where it may change";
+  };
   for_each_place(g, [&](int64_t, const Place& at) {
     if (!is_candidate(a.decide, at)) return;
     const int64_t token = token_on_canvas(a.decide.x, at);
-    require((token >= 0 && token < vocab) || (a.mask_id >= 0 && token == a.mask_id), "x", rule, number(token));
+    require((token >= 0 && token < vocab) || (a.mask_id >= 0 && token == a.mask_id), "x", rule, token);
   });
 }
 
 inline void previous(const Array& a, const Array& logits) {
   dtype("previous", a, {kFloat32, kFloat16, kBFloat16});
   on_device("previous", a, "logits", logits);
-  has_shape("previous", a, {std::vector<int64_t>(logits.shape, logits.shape + logits.ndim)});
+  has_shape("previous", a, {shape_of(logits)});
   unit_stride("previous", a);
 }
 
@@ -382,10 +420,10 @@ inline void guidance(const SweepParams& s) {
   if (given(s.uncond)) {
     dtype("uncond_logits", s.uncond, {static_cast<DType>(s.logits.dtype)});
     on_device("uncond_logits", s.uncond, "logits", s.logits);
-    has_shape("uncond_logits", s.uncond, {std::vector<int64_t>(s.logits.shape, s.logits.shape + s.logits.ndim)});
+    has_shape("uncond_logits", s.uncond, {shape_of(s.logits)});
     unit_stride("uncond_logits", s.uncond);
   }
-  require(std::isfinite(s.cfg_scale), "cfg_scale", "must be finite", number(s.cfg_scale));
+  require(std::isfinite(s.cfg_scale), "cfg_scale", "must be finite", s.cfg_scale);
 }
 
 inline void filters(const SweepParams& s, int64_t batch, const char* anchor, const Array& like, Resolved* out) {
@@ -400,28 +438,29 @@ inline void filters(const SweepParams& s, int64_t batch, const char* anchor, con
   };
   share("top_p", s.top_p);
   share("min_p", s.min_p);
-  out->top_k_first = name("filter_order", s.filter_order, {"top_k_first", "top_p_first"}) == 0;
+  static const Names orders = {"top_k_first", "top_p_first"};
+  out->top_k_first = name("filter_order", s.filter_order, orders) == 0;
 }
 
 inline void like_rows(const char* argument, const Array& a, DType type, const Array& logits) {
   if (!given(a)) return;
   dtype(argument, a, {type});
   on_device(argument, a, "logits", logits);
-  has_shape(argument, a, {std::vector<int64_t>(logits.shape, logits.shape + logits.ndim - 1)});
+  has_shape(argument, a, {rows_of(logits)});
 }
 
 inline void ready(const DecideParams& d, const Array& logits) {
   like_rows("ready", d.ready, kBool, logits);
   require(!given(d.ready) || strcmp(d.rule, rule_name(kThreshold)) == 0, "ready",
           "must be given with rule threshold only", d.rule);
-  require(!given(d.ready) || d.low == 0, "ready", "must be given without within", number(d.low));
+  require(!given(d.ready) || d.low == 0, "ready", "must be given without within", d.low);
 }
 
 // edit.h's parameters; only with it, and for rows of these logits.
 inline void editing(const DecideParams& d, const Array& logits) {
   const EditParams& e = d.edit;
   if (e.on) {
-    require(e.level >= 0 && e.level <= 1, "edit", "must be in [0, 1]", number(e.level));
+    require(e.level >= 0 && e.level <= 1, "edit", "must be in [0, 1]", e.level);
     require(d.has_mask, "mask_id", "must be given with edit", "none");
   }
   const auto needs_edit = [&](const char* argument, const Array& a) {
@@ -437,32 +476,29 @@ inline void editing(const DecideParams& d, const Array& logits) {
 }
 
 // columns: how many of them a row needs; 0 is one, without a dimension of its own.
-inline void uniform(const Array& u, const std::vector<int64_t>& rows, int64_t columns, const char* anchor,
-                    const Array& like) {
+inline void uniform(const Array& u, Extents shape, int64_t columns, const char* anchor, const Array& like) {
   if (!given(u)) return;
-  std::vector<int64_t> shape = rows;
-  if (columns > 0) shape.push_back(columns);
+  if (columns > 0) shape.of[shape.n++] = columns;
   dtype("uniform", u, {kFloat64});
   on_device("uniform", u, anchor, like);
   has_shape("uniform", u, {shape});
   values<double>("uniform", u, [](double v) { return v >= 0 && v < 1; }, "must be in [0, 1)");
 }
 inline void uniform(const Array& u, const Array& logits, int64_t columns = 0) {
-  uniform(u, std::vector<int64_t>(logits.shape, logits.shape + logits.ndim - 1), columns, "logits", logits);
+  uniform(u, rows_of(logits), columns, "logits", logits);
 }
 
 inline void scoring(const DrawParams& d, Resolved* out) {
-  Names names;
-  for (int32_t kind = 0; kind < kNumConfidences; ++kind) names.push_back(confidence_name(kind));
-  out->confidence = name("confidence", d.confidence, names);
-  Names sources;
-  for (int32_t kind = 0; kind < kNumConfidenceFrom; ++kind) sources.push_back(confidence_from_name(kind));
+  static const Names confidences = names_of(kNumConfidences, confidence_name),
+                     sources = names_of(kNumConfidenceFrom, confidence_from_name),
+                     dtypes = {"float32", "bfloat16", "float64"};
+  constexpr DType kinds[] = {kFloat32, kBFloat16, kFloat64};
+  out->confidence = name("confidence", d.confidence, confidences);
   out->confidence_from = name("confidence_from", d.confidence_from, sources);
-  const DType conf_dtypes[] = {kFloat32, kBFloat16, kFloat64};
-  out->conf_dtype = conf_dtypes[name("conf_dtype", d.conf_dtype, {"float32", "bfloat16", "float64"})];
+  out->conf_dtype = kinds[name("conf_dtype", d.conf_dtype, dtypes)];
   const double t = d.rank_temperature;
-  require(std::isfinite(t) && t >= 0, "rank_temperature", "must be finite and >= 0", number(t));
-  require(t == 0 || out->confidence != kRandom, "rank_temperature", "must be 0 for confidence random", number(t));
+  require(std::isfinite(t) && t >= 0, "rank_temperature", "must be finite and >= 0", t);
+  require(t == 0 || out->confidence != kRandom, "rank_temperature", "must be 0 for confidence random", t);
 }
 
 inline Geometry geometry(const Array& shaped, int32_t trailing, const PlaceParams& place, int64_t length) {

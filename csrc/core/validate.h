@@ -45,7 +45,7 @@ inline Resolved validate(const DrawArgs& a) {
   int64_t batch = packed ? 1 : s.logits.shape[0];
   if (listed) {  // the per-request arrays say how many sequences there are
     const auto not_empty = [&](const char* argument, const Array& a) {
-      check::require(a.shape[0] >= 1 || s.logits.shape[0] == 0, argument, "must not be empty", check::shape(a));
+      check::require(a.shape[0] >= 1 || s.logits.shape[0] == 0, argument, "must not be empty", a);
     };
     check::temperature(s.temperature, -1, "logits", s.logits);
     not_empty("temperature", s.temperature);
@@ -61,10 +61,10 @@ inline Resolved validate(const DrawArgs& a) {
   check::start(a.place.start, packed, batch, -1, "logits", s.logits);
   const int64_t length = a.place.length;
   if (listed) {
-    check::require(length >= 1, "length", "must be >= 1 with rows", check::number(length));
+    check::require(length >= 1, "length", "must be >= 1 with rows", length);
     check::rows(a.place.rows, s.logits.shape[0], batch == 1 ? -1 : batch * length, "logits", s.logits);
   } else {
-    check::require(length == 0, "length", "must be 0 without rows", check::number(length));
+    check::require(length == 0, "length", "must be 0 without rows", length);
   }
   check::shift(a.place.shift, packed);
   check::ids("suppress", s.suppress, s.logits);
@@ -74,8 +74,9 @@ inline Resolved validate(const DrawArgs& a) {
   check::uniform(a.draw.uniform, s.logits);
   check::like_rows("given", a.draw.current, kInt64, s.logits);
   check::scoring(a.draw, &out);
-  check::require(!compares(out.confidence) || given(a.draw.current), "given",
-                 std::string("must be given for confidence ") + a.draw.confidence, "none");
+  check::require(
+      !compares(out.confidence) || given(a.draw.current), "given",
+      [&] { return std::string("must be given for confidence ") + a.draw.confidence; }, "none");
   out.geometry = check::geometry(s.logits, 1, a.place, length);
   if (listed && batch > 1) out.geometry.limit = batch * length;
   out.vocab = s.logits.shape[s.logits.ndim - 1];
@@ -100,8 +101,9 @@ inline Resolved validate(const StepArgs& a) {
   check::filters(s, x.shape[0], "x", x, &out);
   check::uniform(a.draw.uniform, s.logits);
   check::scoring(a.draw, &out);
-  check::require(a.draw.rank_temperature == 0 || out.rule == kTopK, "rank_temperature",
-                 std::string("must be 0 for rule ") + a.decide.rule, check::number(a.draw.rank_temperature));
+  check::require(
+      a.draw.rank_temperature == 0 || out.rule == kTopK, "rank_temperature",
+      [&] { return std::string("must be 0 for rule ") + a.decide.rule; }, a.draw.rank_temperature);
   check::trace(a.decide);
   out.geometry = check::geometry(s.logits, 1, a.place, x.shape[1]);
   out.geometry.limit = numel(x);
@@ -129,12 +131,12 @@ inline Resolved validate(const RenoiseArgs& args) {
   if (given(state.probs)) {
     check::dtype("probs", state.probs, {kBFloat16});
     check::on_device("probs", state.probs, "x", x);
-    check::has_shape("probs", state.probs, {std::vector<int64_t>(s.logits.shape, s.logits.shape + s.logits.ndim)});
+    check::has_shape("probs", state.probs, {check::shape_of(s.logits)});
     check::unit_stride("probs", state.probs);
     check::not_overlapping("probs", state.probs);
   }
-  check::require(state.stability >= 0, "stability", "must be >= 0", check::number(state.stability));
-  check::require(state.confident >= 0, "confident", "must be >= 0", check::number(state.confident));
+  check::require(state.stability >= 0, "stability", "must be >= 0", state.stability);
+  check::require(state.confident >= 0, "confident", "must be >= 0", state.confident);
   check::places(a.decide, a.place, s.logits);
   check::shift(a.place.shift, given(a.place.rows));
   check::ids("suppress", s.suppress, s.logits);
@@ -179,9 +181,8 @@ inline Resolved validate(const NoisingArgs& a) {
   check::rates(a);
   check::per_request("seed", a.seed, kInt64, a.x.shape[0], "x", a.x);
   check::step(a.step, "x", a.x);
-  check::require(a.vocab >= 1, "vocab_size", "must be >= 1", check::number(a.vocab));
-  check::require(a.x.dtype == kInt64 || a.vocab - 1 <= INT32_MAX, "vocab_size", "must fit in int32 as x",
-                 check::number(a.vocab));
+  check::require(a.vocab >= 1, "vocab_size", "must be >= 1", a.vocab);
+  check::require(a.x.dtype == kInt64 || a.vocab - 1 <= INT32_MAX, "vocab_size", "must fit in int32 as x", a.vocab);
   check::noise_prior(a.mask_id, a.vocab, a.x);
   check::like_canvas("frozen", a.frozen, kBool, a.x);
   check::uniform(a.uniform, {a.x.shape[0], a.x.shape[1]}, 2, "x", a.x);
@@ -202,13 +203,12 @@ inline Resolved validate(const UnmaskArgs& a) {
     check::rows_on_canvas("confidence", a.confidence, a.place, x);
   } else {
     check::on_device("confidence", a.confidence, "x", x);
-    check::has_shape("confidence", a.confidence,
-                     {std::vector<int64_t>(a.tokens.shape, a.tokens.shape + a.tokens.ndim)});
+    check::has_shape("confidence", a.confidence, {check::shape_of(a.tokens)});
   }
   check::quota(a.decide.quota, x);
   if (a.remask) {
     check::fits("mask_id", a.decide.mask_id, x);
-    check::require(a.below == a.below, "below", "must not be NaN", check::number(a.below));
+    check::require(a.below == a.below, "below", "must not be NaN", a.below);
   }
   check::places(a.decide, a.place, a.confidence);
   if (given(a.decide.trace.step)) check::step(a.decide.trace.step, "x", x);

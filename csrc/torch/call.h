@@ -40,9 +40,21 @@ constexpr ScalarType scalar_type<bool> = ScalarType::Bool;
 template <>
 constexpr ScalarType scalar_type<uint8_t> = ScalarType::Byte;
 
+// Contiguous, on the device of `like`. torch::stable::new_empty looks the operator up by its name and boxes what it is
+// given; a small step would spend half its time there.
 template <class T>
 Tensor make_like(const Tensor& like, const Shape& shape) {
-  return torch::stable::new_empty(like, shape, scalar_type<T>);
+  Shape stride(shape.size());
+  int64_t next = 1;
+  for (size_t d = shape.size(); d-- > 0; next *= shape[d] > 0 ? shape[d] : 1) stride[d] = next;
+  int32_t device_type;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle made;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), stride.data(),
+                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(scalar_type<T>)),
+                               device_type, like.get_device_index(), &made));
+  return Tensor(made);
 }
 
 // A Device has: ordinal(tensor), -1 for the CPU; a constructor from (a tensor of the device, Need); and call(args,
