@@ -20,7 +20,10 @@ from . import machine, measure, timing
 from .timing import Entry, Method
 
 # Modules beside this one that have LOOPS, in the order of the tables.
-_CLIENTS = ("fast_dllm", "llada", "transformers", "diffusers", "duo", "udlm")
+_CLIENTS = (
+    *("fast_dllm", "llada", "dream", "llada2", "dinfer", "dllm", "transformers", "diffusers"),
+    *("mdlm", "sumi", "gidd", "duo", "udlm", "sedd"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +43,16 @@ class Built:
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """One line of the table. `steps`: model calls of one run. `at_least`: the ratio that must be reached, 0 for none. `same`:
-    whether both runs must give the same tokens (greedy; sampled ones differ by their noise)."""
+    """One line of the table. `steps`: model calls of one run. `build(vocab)`: that loop with a vocabulary of this size.
+    `at_least`: the ratio that must be reached, 0 for none. `same`: whether both runs must give the same tokens (greedy; sampled
+    ones differ by their noise)."""
 
     name: str
     line: str  # the one that changes
     vocab: int
     rows: int  # that the sampler sees per step
     steps: int
-    build: Callable[[], Built]
+    build: Callable[[int], Built]
     same: bool = True
     at_least: float = 0.0
 
@@ -89,7 +93,7 @@ def _alternate(entries: list[Entry], method: Method) -> None:
 def _measure(loop: Loop, method: Method) -> dict:
     nothing = {"before": None, "after": None, "ratio": None}
     try:
-        built = loop.build()
+        built = loop.build(loop.vocab)
     except ImportError as error:
         return {**nothing, "skipped": f"{type(error).__name__}: {error}"}
     swap = contextlib.nullcontext if built.client is None else lambda: accelerated(built.client)

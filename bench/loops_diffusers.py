@@ -10,15 +10,15 @@ _LLADA2_VOCAB, _LLADA2_BLOCK, _GEMMA_VOCAB, _GEMMA_CANVAS = 126464, 32, 262144, 
 _LINE = "dlm.accelerate(pipe)"
 
 
-def _llada2(batch, steps, options):
+def _llada2(batch, steps, options, vocab):
     from diffusers import BlockRefinementScheduler
 
     from . import tiny_pipelines
 
-    pipe = tiny_pipelines.llada2(BlockRefinementScheduler(), vocab=_LLADA2_VOCAB, hidden=64, scale=8.0)
-    prompt = torch.randint(_LLADA2_VOCAB - 1, (batch, 1), generator=torch.Generator().manual_seed(0))
+    pipe = tiny_pipelines.llada2(BlockRefinementScheduler(), vocab=vocab, hidden=64, scale=8.0)
+    prompt = torch.randint(vocab - 1, (batch, 1), generator=torch.Generator().manual_seed(0))
     fixed = dict(
-        mask_token_id=_LLADA2_VOCAB - 1,
+        mask_token_id=vocab - 1,
         gen_length=_LLADA2_BLOCK - 1,  # one block with the prompt
         block_length=_LLADA2_BLOCK,
         num_inference_steps=steps,
@@ -30,13 +30,13 @@ def _llada2(batch, steps, options):
     return Built(run, pipe.model, pipe)
 
 
-def _diffusion_gemma(scheduler, steps, options):
+def _diffusion_gemma(scheduler, steps, options, vocab):
     import diffusers
 
     from . import tiny_pipelines
 
     scheduler = getattr(diffusers, scheduler)()
-    pipe = tiny_pipelines.diffusion_gemma(scheduler, vocab=_GEMMA_VOCAB, canvas=_GEMMA_CANVAS)
+    pipe = tiny_pipelines.diffusion_gemma(scheduler, vocab=vocab, canvas=_GEMMA_CANVAS)
 
     def run():
         generator = torch.Generator().manual_seed(0)

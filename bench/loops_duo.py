@@ -10,9 +10,9 @@ from .small_model import OfTokens, SmallModel
 VOCAB, LENGTH, STEPS = 50258, 256, 3
 
 
-def _build(sampler, **options):
-    network = SmallModel(VOCAB, dtype=None)
-    model = UniformState(OfTokens(network), VOCAB, **options)
+def _build(sampler, vocab, **options):
+    network = SmallModel(vocab, dtype=None)
+    model = UniformState(OfTokens(network), vocab, **options)
     model.sampler = sampler
     return Built(lambda: model.generate_samples(1, num_steps=STEPS, length=LENGTH), network, model)
 

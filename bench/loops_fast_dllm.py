@@ -4,14 +4,14 @@ from functools import partial
 
 from . import fast_dllm_client
 from .loops import Built, Loop
-from .small_model import LLADA_MASK, LLADA_VOCAB, SmallModel, prompt
+from .small_model import LLADA_VOCAB, SmallModel, prompt
 
 LINE = "dlm.accelerate(generate)"
 
 
-def _build(loop, batch, **options):
-    model, tokens = SmallModel(LLADA_VOCAB), prompt(batch, 32, LLADA_MASK)
-    options = dict(steps=32, gen_length=32, block_length=32, mask_id=LLADA_MASK, threshold=0.9) | options
+def _build(loop, batch, vocab, **options):
+    model, tokens, mask = SmallModel(vocab), prompt(batch, 32, vocab - 1), vocab - 1
+    options = dict(steps=32, gen_length=32, block_length=32, mask_id=mask, threshold=0.9) | options
     run = lambda: getattr(fast_dllm_client, loop)(model, tokens, **options)[0]
     return Built(run, model, fast_dllm_client)
 

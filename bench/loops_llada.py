@@ -4,14 +4,14 @@ from functools import partial
 
 from . import llada_client
 from .loops import Built, Loop
-from .small_model import LLADA_MASK, LLADA_VOCAB, SmallModel, prompt
+from .small_model import LLADA_VOCAB, SmallModel, prompt
 
 LINE = "dlm.accelerate(generate)"
 
 
-def _build(batch, temperature):
-    model, tokens = SmallModel(LLADA_VOCAB), prompt(batch, 32, LLADA_MASK)
-    options = dict(steps=8, gen_length=32, block_length=32, temperature=temperature, mask_id=LLADA_MASK)
+def _build(batch, temperature, vocab):
+    model, tokens, mask = SmallModel(vocab), prompt(batch, 32, vocab - 1), vocab - 1
+    options = dict(steps=8, gen_length=32, block_length=32, temperature=temperature, mask_id=mask)
     return Built(lambda: llada_client.generate(model, tokens, **options), model, llada_client)
 
 

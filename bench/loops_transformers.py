@@ -66,8 +66,8 @@ class _Forward(torch.nn.Module):
         return self.function(*args, **kwargs)
 
 
-def _build():
-    model = tiny_model(VOCAB, CANVAS, dtype=torch.bfloat16)
+def _build(vocab):
+    model = tiny_model(vocab, CANVAS, dtype=torch.bfloat16)
     ids = torch.arange(16)[None]
     forward = _Forward(type(model).forward)
 

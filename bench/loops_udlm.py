@@ -12,9 +12,9 @@ from .udlm_client import Diffusion
 VOCAB, LENGTH, STEPS = 50258, 256, 4
 
 
-def _build(guided, **options):
-    network = SmallModel(VOCAB, dtype=None)
-    model = Diffusion(OfTokens(network), VOCAB, **options)
+def _build(guided, vocab, **options):
+    network = SmallModel(vocab, dtype=None)
+    model = Diffusion(OfTokens(network), vocab, **options)
     model.config.sampling.steps = STEPS
     cond = torch.zeros(1, dtype=torch.int64) if guided else None
     return Built(lambda: model._diffusion_sample(1, LENGTH, cond)[0], network, model)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-LLADA_VOCAB, LLADA_MASK = 126464, 126336
+LLADA_VOCAB = 126464
 
 
 class SmallModel(torch.nn.Module):

@@ -1,11 +1,11 @@
-"""The functions of ZHZisZZ/dllm and their seams, against the semantics told anew in toy_dllm.py."""
+"""The functions of ZHZisZZ/dllm and their seams, against the semantics told anew in bench/dllm_client.py."""
 
 from types import SimpleNamespace
 
 import injection
 import pytest
 import torch
-import toy_dllm as toy
+from dlm_kernels.bench import dllm_client as client
 from llada_toys import Toy, assert_fits
 from test_fast_dllm import MASK, VOCAB, equal, problem
 
@@ -25,7 +25,9 @@ def test_get_transfer_index(options, dtype):
         mask_index[0] = False
         arguments = (logits, 0.0, "low_confidence", mask_index, x, torch.tensor([2, 3, 30]))
         equal(
-            dllm._get_transfer_index(*arguments, **options), toy._get_transfer_index(*arguments, **options), mask_index
+            dllm._get_transfer_index(*arguments, **options),
+            client._get_transfer_index(*arguments, **options),
+            mask_index,
         )
 
 
@@ -35,7 +37,7 @@ def test_diffusion_step_block(dtype):
         logits, x, masks = problem(seed, dtype=dtype)
         masks[0] = False
         before, arguments = x.clone(), (logits, x, masks, torch.tensor([2, 3, 30]), 0.0, "low_confidence")
-        assert torch.equal(dllm._diffusion_step_block(*arguments), toy._diffusion_step_block(*arguments))
+        assert torch.equal(dllm._diffusion_step_block(*arguments), client._diffusion_step_block(*arguments))
         assert torch.equal(x, before)
 
 
@@ -44,7 +46,7 @@ def test_bfloat16_blocks_rank_on_rounded_probabilities():
     logits = torch.tensor([[[5.0, 0.0], [5.03125, 0.0]]])
     masks, x, one = torch.ones(1, 2, dtype=torch.bool), torch.full((1, 2), MASK), torch.tensor([1])
     for dtype, filled in ((torch.bfloat16, 0), (torch.float32, 1)):
-        for step in (toy._diffusion_step_block, dllm._diffusion_step_block):
+        for step in (client._diffusion_step_block, dllm._diffusion_step_block):
             assert step(logits.to(dtype), x, masks, one, 0.0, "low_confidence")[0, filled] == 0
 
 
@@ -56,22 +58,22 @@ def test_sample_tokens(temperature, options, monkeypatch):
     with injection.ours():
         got = dllm.sample_tokens(*arguments)
     monkeypatch.setattr(torch, "multinomial", injection.Numbers().multinomial)
-    want = toy.sample_tokens(*arguments)
+    want = client.sample_tokens(*arguments)
     assert torch.equal(got[0], want[0]) and torch.allclose(got[1], want[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 5, 32, 40])
 def test_plan(steps):
     masks = torch.arange(32)[None] < torch.tensor([32, 7, 0])[:, None]
-    scheduler = toy.LinearAlphaScheduler()
+    scheduler = client.LinearAlphaScheduler()
     got = dllm.get_num_transfer_tokens(masks, steps, scheduler)
-    assert torch.equal(got, toy.get_num_transfer_tokens(masks, steps, scheduler))
+    assert torch.equal(got, client.get_num_transfer_tokens(masks, steps, scheduler))
 
 
 def test_stochastic_plan():
     torch.manual_seed(0)
     masks = torch.ones(3000, 6, dtype=torch.bool)
-    plan = dllm.get_num_transfer_tokens(masks, 2, toy.LinearAlphaScheduler(), stochastic=True)
+    plan = dllm.get_num_transfer_tokens(masks, 2, client.LinearAlphaScheduler(), stochastic=True)
     assert (plan.sum(dim=1) == 6).all()
     first = torch.where(plan[:, 1] > 0, plan[:, 0], 0)  # all or nothing at first: one step is left
     law = torch.tensor([torch.distributions.Binomial(6, 0.5).log_prob(torch.tensor(float(k))).exp() for k in range(7)])
@@ -85,33 +87,35 @@ KINDS = [dict(kind="block"), dict(kind="index", threshold=0.6), dict(kind="index
 @pytest.mark.parametrize("options", KINDS, ids=str)
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_accelerated_loops_give_the_same_tokens(options, temperature, monkeypatch):
-    sampler = toy.BD3LMSampler(Toy(vocab=VOCAB, scale=3.0), TOKENIZER)
+    sampler = client.BD3LMSampler(Toy(vocab=VOCAB, scale=3.0), TOKENIZER)
     options = options | dict(temperature=temperature)
     with dlm.accelerated(sampler), injection.ours():
         got = sampler.sample(PROMPT, **options)
         rows = dlm.explain(sampler).rows
     assert sum(row.fast_calls > 0 for row in rows) == 2 and not any(row.fallbacks for row in rows)
     numbers = injection.Numbers()
-    monkeypatch.setattr(toy, "add_gumbel_noise", numbers.gumbel)
+    monkeypatch.setattr(client, "add_gumbel_noise", numbers.gumbel)
     monkeypatch.setattr(torch, "multinomial", numbers.multinomial)
     assert torch.equal(sampler.sample(PROMPT, **options), got)
 
 
 def test_what_is_not_covered_runs_the_clients_code():
-    class Odd(toy.LinearAlphaScheduler):
+    class Odd(client.LinearAlphaScheduler):
         def reverse_mask_prob(self, s, t):
             return 0.5
 
-    masks, before = torch.ones(2, 8, dtype=torch.bool), dict(vars(toy))
-    sampler = dlm.accelerate(toy.BD3LMSampler(None, TOKENIZER))
-    assert torch.equal(toy.get_num_transfer_tokens(masks, 3, Odd()), before["get_num_transfer_tokens"](masks, 3, Odd()))
+    masks, before = torch.ones(2, 8, dtype=torch.bool), dict(vars(client))
+    sampler = dlm.accelerate(client.BD3LMSampler(None, TOKENIZER))
+    assert torch.equal(
+        client.get_num_transfer_tokens(masks, 3, Odd()), before["get_num_transfer_tokens"](masks, 3, Odd())
+    )
     logits, x, mask_index = problem()
     arguments = (logits.half(), x, mask_index, torch.tensor([1, 1, 1]), 0.0, "low_confidence")
-    assert torch.equal(toy._diffusion_step_block(*arguments), before["_diffusion_step_block"](*arguments))
+    assert torch.equal(client._diffusion_step_block(*arguments), before["_diffusion_step_block"](*arguments))
     reasons = str(dlm.explain(sampler))
     assert "must have dllm's own reverse_mask_prob, got Odd" in reasons and "got torch.float16" in reasons
     dlm.restore(sampler)
-    assert dict(vars(toy)) == before
+    assert dict(vars(client)) == before
 
 
 # ---- MDLMSampler: whole loops --------------------------------------------------------------------------------------
@@ -128,7 +132,7 @@ class Model(Toy):
 
 def mdlm_sampler(**kwargs):
     tokenizer = SimpleNamespace(mask_token_id=MASK, eos_token_id=3, bos_token_id=1)
-    return toy.MDLMSampler(Model(vocab=VOCAB, scale=3.0, **kwargs), tokenizer)
+    return client.MDLMSampler(Model(vocab=VOCAB, scale=3.0, **kwargs), tokenizer)
 
 
 RAGGED = [[1, 2, 3, 4, 5], [6, 7], [8, 9, 10]]
@@ -151,7 +155,7 @@ def test_mdlm_loops_give_the_same_tokens(method, dtype, options):
     sampler = mdlm_sampler(dtype=dtype)
     inputs = RAGGED if method == "sample" else [[MASK, 2, MASK, *row, MASK, MASK, MASK] for row in RAGGED]
     inputs = [torch.tensor(row) for row in inputs] if "steps" in options else inputs
-    run = lambda: getattr(sampler, method)(inputs, toy.MDLMSamplerConfig(), **options)
+    run = lambda: getattr(sampler, method)(inputs, client.MDLMSamplerConfig(), **options)
     want = run()
     with dlm.accelerated(sampler):
         got = run()
@@ -175,7 +179,7 @@ def test_mdlm_samples_with_the_same_numbers(monkeypatch):
         tokens = injection.invert((logits.double() / temperature).softmax(-1), uniforms)
         return torch.nn.functional.one_hot(tokens, logits.shape[-1]).float()
 
-    monkeypatch.setattr(toy, "add_gumbel_noise", gumbel)
+    monkeypatch.setattr(client, "add_gumbel_noise", gumbel)
     assert torch.equal(sampler.sample(RAGGED, temperature=0.8), got)
 
 

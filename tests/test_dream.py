@@ -1,16 +1,24 @@
-"""The Dream drop-in and its seam, against the semantics told anew in toy_dream.py."""
+"""The Dream drop-in and its seam, against the semantics told anew in bench/dream_client.py."""
 
 import injection
 import pytest
 import torch
-import toy_dream as toy
-from llada_toys import assert_fits
+from dlm_kernels.bench import dream_client as client
+from llada_toys import Toy, assert_fits
 
 import dlm_kernels as dlm
 from dlm_kernels.integrations import dream
 
+MASK, VOCAB = 40, 37
 FILTERS = [dict(), dict(top_p=0.9), dict(top_k=5), dict(top_p=0.7, top_k=4), dict(top_p=0.0), dict(top_p=1.5, top_k=99)]
 KINDS = [dict(), dict(margin_confidence=True), dict(neg_entropy=True), dict(margin_confidence=True, neg_entropy=True)]
+
+
+class Model(client.DreamGenerationMixin, Toy):
+    mask_token_id = MASK
+
+    def __init__(self, **kwargs):
+        super().__init__(vocab=VOCAB, **kwargs)
 
 
 def rows(seed=0, n=40, vocab=60, dtype=torch.float32, scale=3.0):
@@ -29,7 +37,7 @@ def close(got, want, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_greedy(dtype, filters, kind):
     logits = rows(dtype=dtype)
-    confidence, tokens = toy.sample_tokens(logits, **filters, **kind)
+    confidence, tokens = client.sample_tokens(logits, **filters, **kind)
     covered = dtype == torch.float32 or not kind or (filters == {} and "neg_entropy" not in kind)
     if not covered:
         with pytest.raises(ValueError, match="in rounded terms of"):
@@ -53,7 +61,7 @@ def test_sampled_with_the_same_numbers(temperature, filters, kind, monkeypatch):
     with injection.ours():
         got = dream.sample_tokens(logits, temperature, **filters, **kind)
     monkeypatch.setattr(torch, "multinomial", injection.Numbers().multinomial)
-    want = toy.sample_tokens(logits, temperature, **filters, **kind)
+    want = client.sample_tokens(logits, temperature, **filters, **kind)
     assert torch.equal(got[1], want[1])
     close(got[0], want[0], torch.float32)
 
@@ -62,7 +70,7 @@ def test_the_law_of_bfloat16_rows_is_that_of_the_logits():
     torch.manual_seed(0)
     row = (8 + torch.randn(1, 8)).bfloat16()
     _, tokens = dream.sample_tokens(row.expand(6000, 8), 0.5, top_k=6)
-    law = toy.filtered(row[0].double() / 0.5, None, 6).softmax(-1)
+    law = client.filtered(row[0].double() / 0.5, None, 6).softmax(-1)
     assert_fits(torch.bincount(tokens, minlength=8), law)
 
 
@@ -70,19 +78,19 @@ def test_no_rows_and_more_dimensions():
     confidence, tokens = dream.sample_tokens(rows(n=0), 0.5, top_p=0.9)
     assert confidence.shape == tokens.shape == (0,)
     logits = rows().view(4, 10, 60)
-    for got, want in zip(dream.sample_tokens(logits, top_k=3), toy.sample_tokens(logits, top_k=3)):
+    for got, want in zip(dream.sample_tokens(logits, top_k=3), client.sample_tokens(logits, top_k=3)):
         assert got.shape == want.shape == (4, 10)
         assert torch.allclose(got, want)
 
 
 ALGS = ["maskgit_plus", "topk_margin", "entropy", "origin"]
-PROMPT = torch.randint(toy.VOCAB, (2, 5), generator=torch.Generator().manual_seed(2))
+PROMPT = torch.randint(VOCAB, (2, 5), generator=torch.Generator().manual_seed(2))
 
 
 @pytest.mark.parametrize("alg", ALGS)
 @pytest.mark.parametrize("options", [dict(), dict(top_p=0.8), dict(top_k=3)], ids=str)
 def test_accelerated_model_gives_the_same_tokens(alg, options):
-    model = toy.Model()
+    model = Model()
     want = model.diffusion_generate(PROMPT, alg=alg, **options).sequences
     with dlm.accelerated(model):
         assert torch.equal(model.diffusion_generate(PROMPT, alg=alg, **options).sequences, want)
@@ -92,7 +100,7 @@ def test_accelerated_model_gives_the_same_tokens(alg, options):
 
 @pytest.mark.parametrize("alg", ALGS)
 def test_bfloat16_is_the_same_or_the_models_own(alg):
-    model = toy.Model(dtype=torch.bfloat16)
+    model = Model(dtype=torch.bfloat16)
     want = model.diffusion_generate(PROMPT, alg=alg).sequences
     with dlm.accelerated(model):
         assert torch.equal(model.diffusion_generate(PROMPT, alg=alg).sequences, want)
@@ -103,7 +111,7 @@ def test_bfloat16_is_the_same_or_the_models_own(alg):
 @pytest.mark.parametrize("alg", ALGS)
 @pytest.mark.parametrize("alg_temp", [None, 0.3])
 def test_sampled_loops_with_the_same_numbers(alg, alg_temp, monkeypatch):
-    model, options = toy.Model(), dict(alg=alg, alg_temp=alg_temp, temperature=0.6, top_p=0.9)
+    model, options = Model(), dict(alg=alg, alg_temp=alg_temp, temperature=0.6, top_p=0.9)
     draw = injection.Numbers()
 
     def multinomial(probs, num_samples=1, replacement=False):
@@ -128,7 +136,7 @@ def test_what_is_not_covered_runs_the_models_code():
         "top_k: must be >= 1": dict(logits=logits, top_k=0),
         "neg_entropy in rounded terms of bfloat16": dict(logits=logits.bfloat16(), neg_entropy=True),
     }
-    original, model = toy.sample_tokens, dlm.accelerate(toy.Model())
+    original, model = client.sample_tokens, dlm.accelerate(Model())
     for reason, arguments in cases.items():
         with pytest.raises(ValueError, match=reason):
             dream.sample_tokens(**arguments)
@@ -136,21 +144,21 @@ def test_what_is_not_covered_runs_the_models_code():
             want = original(**arguments)
         except (IndexError, RuntimeError) as error:
             with pytest.raises(type(error)):
-                toy.sample_tokens(**arguments)
+                client.sample_tokens(**arguments)
         else:
-            for got, expected in zip(toy.sample_tokens(**arguments), want):
+            for got, expected in zip(client.sample_tokens(**arguments), want):
                 assert torch.equal(got.nan_to_num(9), expected.nan_to_num(9))
         assert any(reason in why for why in dlm.explain(model).rows[0].fallbacks)
     dlm.restore(model)
-    assert toy.sample_tokens is original
+    assert client.sample_tokens is original
 
 
 def test_the_module_and_a_patched_instance_are_found():
-    original = toy.sample_tokens
-    for obj in (toy, toy.Model()):
+    original = client.sample_tokens
+    for obj in (client, Model()):
         with dlm.accelerated(obj):
-            assert toy.sample_tokens is not original
-        assert toy.sample_tokens is original
+            assert client.sample_tokens is not original
+        assert client.sample_tokens is original
 
 
 @pytest.mark.checkout

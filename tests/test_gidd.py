@@ -6,21 +6,37 @@ import itertools
 
 import pytest
 import torch
-import toy_gidd as toy
+from dlm_kernels.bench import gidd_client as client
+from dlm_kernels.bench.gidd_client import GiddPipeline, GiddSampler, HybridDiffusion
 from injection import Numbers, invert, ours
-from toy_gidd import MASK, Denoiser, GiddForDiffusionLM, GiddPipeline, GiddSampler, HybridDiffusion, Tokenizer
-from toy_uniform import VOCAB, assert_drawn, canvas
+from toy_uniform import VOCAB, Network, assert_drawn, canvas
 
 import dlm_kernels as dlm
 from dlm_kernels.integrations import gidd
 from dlm_kernels.integrations.deferred import Law
 
+MASK = 3
 TIMES = [(0.9, 0.7), (0.3, 0.02), (0.5, 0.5)]
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(11)
+
+
+def Tokenizer(vocab=VOCAB):
+    return client.Tokenizer(vocab, MASK)
+
+
+def GiddForDiffusionLM(noise_type=0.0, vocab=VOCAB):
+    return client.GiddForDiffusionLM(Network(vocab), vocab, noise_type)
+
+
+class Denoiser(Network):
+    """Called with a time, as GIDD's models are."""
+
+    def forward(self, z_t, t):
+        return super().forward(z_t).clone()
 
 
 def at(time):
@@ -113,10 +129,12 @@ def test_self_correction_with_the_same_numbers(monkeypatch):
     z_t, t = torch.randperm(vocab)[None], torch.tensor([0.01])  # whose laws all differ: no ties
     for k, temp in itertools.product([1, 5], [0.4, 0.9]):
         numbers = Numbers()
-        monkeypatch.setattr(toy, "sample_categorical", lambda law, n=numbers: invert(law, n.uniforms(*law.shape[:2])))
-        want, acc = toy.correction_step(model, Tokenizer(vocab), z_t, t, temp, k)
-        with dlm.accelerated(toy), ours():
-            got, got_acc = toy.correction_step(model, Tokenizer(vocab), z_t, t, temp, k)
+        monkeypatch.setattr(
+            client, "sample_categorical", lambda law, n=numbers: invert(law, n.uniforms(*law.shape[:2]))
+        )
+        want, acc = client.correction_step(model, Tokenizer(vocab), z_t, t, temp, k)
+        with dlm.accelerated(client), ours():
+            got, got_acc = client.correction_step(model, Tokenizer(vocab), z_t, t, temp, k)
         changed = (want != z_t).sum()
         assert torch.equal(got, want) and got_acc == acc and 0 < changed <= k
 

@@ -1,10 +1,11 @@
-"""The LLaDA2 drop-in and its seam, against the semantics told anew below, with a loop of 2.0 and one of 2.1."""
+"""The LLaDA2 drop-in and its seam, against the semantics told anew in bench/llada2_client.py, with loops of 2.0 and 2.1."""
 
 import ast
 
 import injection
 import pytest
 import torch
+from dlm_kernels.bench.llada2_client import LLaDA2Generation, filtered
 from llada_toys import Toy, assert_fits
 
 import dlm_kernels as dlm
@@ -21,53 +22,11 @@ FILTERS = [
 ]
 
 
-def filtered(logits, top_k, top_p):
-    if top_k is not None and top_k > 0:
-        kth = logits.topk(top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
-    if top_p is not None and top_p < 1:
-        ordered, places = logits.sort(dim=-1, descending=True, stable=True)
-        before = torch.nn.functional.pad(ordered.softmax(dim=-1).cumsum(dim=-1), (1, 0))[..., :-1]
-        dropped = (before > top_p) & (torch.arange(logits.shape[-1]) > 0)
-        logits = logits.masked_fill(torch.zeros_like(dropped).scatter(-1, places, dropped), -torch.inf)
-    return logits
-
-
-class Model(Toy):
-    """A model with the LLaDA2 seam: batches of one, as upstream."""
+class Model(LLaDA2Generation, Toy):
+    mask_token_id = MASK
 
     def __init__(self, **kwargs):
         super().__init__(vocab=VOCAB, **kwargs)
-
-    def _sample_with_temperature_topk_topp(self, logits, temperature=1.0, top_k=0, top_p=1.0):
-        rows = logits.reshape(-1, logits.shape[-1])
-        if temperature == 0:
-            p, token = rows.softmax(dim=-1).max(dim=-1, keepdim=True)
-        else:
-            law = filtered(rows / temperature, top_k, top_p).softmax(dim=-1)
-            token = torch.multinomial(law, num_samples=1)
-            p = law.gather(-1, token)
-        return token.view(logits.shape[:-1]), p.view(logits.shape[:-1])
-
-    @torch.no_grad()
-    def generate(self, prompt, temperature=0.0, top_k=None, top_p=None, threshold=0.6, editing=None, block=8, gen=16):
-        x = torch.nn.functional.pad(prompt, (0, gen), value=MASK)
-        for begin in range(prompt.shape[1], x.shape[1], block):
-            window = x[:, begin : begin + block]
-            for _ in range(12):
-                masks = window == MASK
-                logits = self(x[:, : begin + block]).logits[:, -block:]
-                tokens, p = self._sample_with_temperature_topk_topp(
-                    logits, temperature=temperature, top_k=top_k, top_p=top_p
-                )
-                confidence = torch.where(masks, p, -torch.inf)[0]
-                chosen = confidence > threshold
-                if not chosen.any() and masks.any():
-                    chosen[confidence.argmax()] = True
-                if editing is not None:
-                    chosen |= (~masks & (p > editing))[0]
-                window[0, chosen] = tokens[0, chosen]
-        return x
 
 
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
@@ -93,12 +52,14 @@ def test_ties_of_the_kth_logit_all_stay():
 @pytest.mark.parametrize("editing", [None, 0.4])
 def test_accelerated_loops_give_the_same_tokens(options, editing, monkeypatch):
     model, prompt = Model(scale=3.0), torch.tensor([[1, 2, 3, 4]])
+    options = options | dict(block_length=8, gen_length=16, steps=12, threshold=0.6, editing_threshold=editing)
     with dlm.accelerated(model), injection.ours():
-        got = model.generate(prompt, editing=editing, **options)
+        got = model.generate(prompt, **options)
         [row] = dlm.explain(model).rows
-        assert row.fast_calls == 24 and not row.fallbacks
+        assert row.fast_calls == len(model.calls) and not row.fallbacks
+        assert row.fast_calls == 24 if editing else 2 < row.fast_calls <= 16
     monkeypatch.setattr(torch, "multinomial", injection.Numbers().multinomial)
-    assert torch.equal(model.generate(prompt, editing=editing, **options), got)
+    assert torch.equal(model.generate(prompt, **options), got)
     assert not (got == MASK).any()
 
 

@@ -8,6 +8,8 @@ from dlm_kernels.bench import loops, loops_report, machine
 from dlm_kernels.bench.loops import Built, Loop
 from dlm_kernels.bench.timing import Method
 
+import dlm_kernels as dlm
+
 FAST = Method(budget_s=0.01, sample_s=0.001, min_rounds=2, max_rounds=3)
 
 
@@ -32,7 +34,7 @@ def built(slow=0.06, fast=0.0, tokens=3):
 
 
 def toy(build=built, **fields):
-    return Loop("toy", "import toy", 10, 4, 1, build, **fields)
+    return Loop("toy", "import toy", 10, 4, 1, lambda vocab: build(), **fields)
 
 
 def row_of(loop):
@@ -96,3 +98,24 @@ def test_the_readme_has_the_newest_row_of_each_loop():
 @pytest.mark.parametrize("loop", loops.select(), ids=lambda loop: loop.name)
 def test_the_shipped_loops_say_what_they_are(loop):
     assert loop.name and loop.line and loop.steps >= 1 and loop.vocab > 1 and loop.rows >= 1
+
+
+LEFT_TO_THE_CLIENT = ("UDLM, classifier-free guidance",)  # which is faster, on a CPU
+
+
+@pytest.mark.parametrize("loop", loops.select(), ids=lambda loop: loop.name)
+def test_the_shipped_loops_run_accelerated(loop):
+    """With a small vocabulary. No call falls back, and the model is called as often as the loop says, either way."""
+    built, calls = loop.build(150), []
+    built.forward.register_forward_hook(lambda *args: calls.append(1))
+    with torch.inference_mode():
+        torch.manual_seed(0)
+        want, steps = built.run(), len(calls)
+        with dlm.accelerated(built.client):
+            got, rows = built.run(), dlm.explain(built.client).rows
+    assert got.shape == want.shape and (not loop.same or torch.equal(got, want))
+    assert steps == len(calls) - steps == loop.steps
+    if loop.name in LEFT_TO_THE_CLIENT:
+        assert not any(row.fast_calls for row in rows)
+    else:
+        assert any(row.fast_calls for row in rows) and not any(row.fallbacks for row in rows), rows

@@ -1,4 +1,4 @@
-"""The steps of MDLM and ReMDM and their seams, against the semantics told anew in toy_mdlm.py."""
+"""The steps of MDLM and ReMDM and their seams, against the semantics told anew in bench/mdlm_client.py."""
 
 import copy
 import sys
@@ -7,13 +7,14 @@ from unittest import mock
 import injection
 import pytest
 import torch
-import toy_mdlm as toy
+from dlm_kernels.bench import mdlm_client as client
 from dlm_kernels.reference.philox import STREAM_DRAW, STREAM_ROUTE
-from llada_toys import assert_fits
-from toy_mdlm import MASK, VOCAB, Diffusion, Remasking
+from llada_toys import Toy, assert_fits
 
 import dlm_kernels as dlm
 
+VOCAB = 12
+MASK = VOCAB - 1
 LOOP = dict(sampler="remdm-loop", eta=0.1, t_on=0.6, t_off=0.25, alpha_on=0.7)
 SAMPLERS = [
     dict(sampler="mdlm"),
@@ -23,6 +24,26 @@ SAMPLERS = [
     dict(sampler="forward-backward"),
     LOOP,
 ]
+
+
+class Watched:
+    """Counts its forwards, and keeps the canvas of the latest."""
+
+    def __init__(self, scale=2.0, **options):
+        super().__init__(Toy(vocab=VOCAB, scale=scale), VOCAB, **options)
+        self.calls = 0
+
+    def forward(self, x, sigma):
+        self.calls, self.seen = self.calls + 1, x
+        return super().forward(x, sigma)
+
+
+class Diffusion(Watched, client.Diffusion):
+    pass
+
+
+class Remasking(Watched, client.Remasking):
+    pass
 
 
 def injected(model, numbers=None):
@@ -52,7 +73,7 @@ def test_mdlm_samples_with_the_same_numbers(options, steps, monkeypatch):
         got = model.sample(steps=steps, **options)
         assert sum(row.fast_calls for row in dlm.explain(model).rows) == steps
     ours, model.calls = model.calls, 0
-    monkeypatch.setattr(toy, "sample_categorical", injected(model))
+    monkeypatch.setattr(client, "sample_categorical", injected(model))
     assert torch.equal(model.sample(steps=steps, **options), got)
     assert model.calls == ours and (steps < 40 or not options["cached"] or ours < steps)  # the cache was of use
     assert not (got == MASK).all()
@@ -62,7 +83,7 @@ def test_mdlm_samples_with_the_same_numbers(options, steps, monkeypatch):
 @pytest.mark.parametrize("sampling", SAMPLERS, ids=lambda s: s["sampler"])
 def test_remdm_samples_with_the_same_numbers(sampling, nucleus_p, monkeypatch):
     model, numbers = Remasking(nucleus_p=nucleus_p, **sampling), injection.Numbers()
-    monkeypatch.setattr(toy, "sample_categorical", injected(model, numbers))
+    monkeypatch.setattr(client, "sample_categorical", injected(model, numbers))
     precise = dict(steps=30, conf_dtype=torch.float32)
     with dlm.accelerated(model), injection.ours(numbers=numbers):
         got, conf = model.sample(**precise), model.conf
@@ -90,7 +111,7 @@ def test_the_law_of_a_step(sampling, nucleus_p):
     t, dt = torch.tensor([[0.5], [0.5]]), 0.2
     _, after, _ = dlm.accelerate(model)._ddpm_caching_update(x, t, dt)
     p = model.forward(x[:1, :1], None)[0, 0].exp().double()
-    p = toy.nucleus(p, nucleus_p) if nucleus_p < 1 else p
+    p = client.nucleus(p, nucleus_p) if nucleus_p < 1 else p
     alpha_t, alpha_s, sigma = 0.5, 0.7, 0.0 if sampling["sampler"] == "mdlm" else 0.3
     fills = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
     assert_fits(torch.bincount(after[0], minlength=VOCAB), p * fills + (1 - fills) * torch.eye(VOCAB)[MASK])
@@ -121,7 +142,7 @@ def test_the_nucleus_of_the_cache():
     x, t = torch.full((2, 6), MASK), torch.tensor([[0.9], [0.9]])
     p_x0, after, _ = model._ddpm_caching_update(x, t, 0.0)
     assert torch.equal(after, x)
-    assert torch.allclose(p_x0, toy.nucleus(model.forward(x, None).exp(), 0.6), atol=1e-6)
+    assert torch.allclose(p_x0, client.nucleus(model.forward(x, None).exp(), 0.6), atol=1e-6)
 
 
 def test_the_models_own_code_takes_over_in_the_middle():
@@ -178,7 +199,7 @@ def test_an_unknown_release_is_left_alone():
 @pytest.mark.checkout
 @pytest.mark.parametrize("name", ["MDLM", "REMDM"])
 def test_against_a_checkout(checkout, name, monkeypatch):
-    """Its steps on a toy's forward."""
+    """Its steps on a client's forward."""
     names = "hydra hydra.utils transformers dataloader models noise_schedule utils tqdm torchmetrics.aggregation"
     stand_ins = {
         "lightning": mock.MagicMock(LightningModule=torch.nn.Module),

@@ -1,11 +1,13 @@
 """Sumi's steps behind ``accelerate``: greedy and adaptive ones token by token, ancestral ones by their law."""
 
+import functools
+
 import pytest
 import torch
-import toy_sumi as toy
+from dlm_kernels.bench import sumi_client as client
+from dlm_kernels.bench.uniform_peers import sumi_posterior
 from injection import Numbers, ours
-from toy_sumi import SumiForDiffusionLM
-from toy_uniform import VOCAB, assert_drawn, canvas
+from toy_uniform import VOCAB, Network, assert_drawn, canvas
 
 import dlm_kernels as dlm
 from dlm_kernels.integrations import sumi
@@ -13,16 +15,36 @@ from dlm_kernels.integrations.deferred import Law
 
 PROMPT = torch.tensor([[3, 1, 4], [1, 5, 2]])
 FROZEN = [(20, 6), (21, 0)]
+looked_at = []  # the client's functions that computed something of the size of the vocabulary
+
+
+def SumiForDiffusionLM(vocab=VOCAB, dtype=torch.float32):
+    return client.SumiForDiffusionLM(Network(vocab, dtype=dtype), vocab)
+
+
+def law_of(z, x_hat, *log_snrs):
+    return sumi_posterior(x_hat, z, *log_snrs)[0]
+
+
+def looking(function):
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        looked_at.append(function)
+        return function(*args, **kwargs)
+
+    return call
 
 
 @pytest.fixture(autouse=True)
-def clean():
-    names = [name for name in vars(toy) if name.startswith("_")]
-    before = {name: vars(toy)[name] for name in names}
-    toy.looked_at.clear()
+def clean(monkeypatch):
+    for name in ("_compute_x_hat", "_adaptive_step"):
+        monkeypatch.setattr(client, name, looking(vars(client)[name]))
+    names = [name for name in vars(client) if name.startswith("_")]
+    before = {name: vars(client)[name] for name in names}
+    looked_at.clear()
     torch.manual_seed(13)
     yield
-    assert {name: vars(toy)[name] for name in names} == before, "not restored"
+    assert {name: vars(client)[name] for name in names} == before, "not restored"
 
 
 @pytest.mark.parametrize("log_snrs", [(-9.0, -2.0), (-1.0, 1.5), (3.0, 9.0), (0.5, 0.5)])
@@ -30,27 +52,27 @@ def clean():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_ancestral_step(dtype, temperature, log_snrs):
     model, z = SumiForDiffusionLM(dtype=dtype), canvas()
-    want = toy._posterior(z, toy._compute_x_hat(model, z, None, VOCAB, temperature).double(), *log_snrs)
+    want = law_of(z, client._compute_x_hat(model, z, None, VOCAB, temperature).double(), *log_snrs)
     with dlm.accelerated(model):
-        x_hat = toy._compute_x_hat(model, z, None, VOCAB, temperature)
-        z_s = toy._ancestral_step(z, x_hat, *log_snrs, VOCAB, None)
-    assert_drawn(z, z_s, want.view(*z.shape, VOCAB))
+        x_hat = client._compute_x_hat(model, z, None, VOCAB, temperature)
+        z_s = client._ancestral_step(z, x_hat, *log_snrs, VOCAB, None)
+    assert_drawn(z, z_s, want)
     assert isinstance(x_hat, Law) and x_hat.source is not None, "probabilities were computed"
 
 
 def test_an_ancestral_step_from_probabilities():
     model, z = SumiForDiffusionLM(), canvas()
-    x_hat = toy._compute_x_hat(model, z, None, VOCAB, 0.7)
+    x_hat = client._compute_x_hat(model, z, None, VOCAB, 0.7)
     x_hat[..., 2] = 0
     z_s = sumi._ancestral_step(z, x_hat, -1.0, 1.0, VOCAB, None)
     law = x_hat / x_hat.sum(-1, keepdim=True)
-    assert_drawn(z, z_s, toy._posterior(z, law, -1.0, 1.0).view(*z.shape, VOCAB))
+    assert_drawn(z, z_s, law_of(z, law, -1.0, 1.0))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
 def test_the_probabilities_are_there_for_who_looks(temperature):
     model, z = SumiForDiffusionLM(dtype=torch.bfloat16), canvas(length=30)
-    want = toy._compute_x_hat(model, z, None, VOCAB, temperature)
+    want = client._compute_x_hat(model, z, None, VOCAB, temperature)
     got = sumi._compute_x_hat(model, z, None, VOCAB, temperature)
     assert (got.shape, got.dtype) == (want.shape, want.dtype)
     values, indices = got.max(dim=-1)
@@ -117,7 +139,7 @@ def test_ancestral_runs():
     assert torch.equal(runs[0].sequences, runs[1].sequences) and not torch.equal(runs[0].sequences, runs[2].sequences)
     assert all(torch.equal(run.sequences[:, :3], PROMPT) for run in runs)
     assert all(torch.equal(run.sequences[:, 20:22], torch.tensor([[6, 0]] * 2)) for run in runs)
-    assert not toy.looked_at and len(told) == 18 and "ancestral step" in text
+    assert not looked_at and len(told) == 18 and "ancestral step" in text
     assert told[0]["top1_z"].shape == told[0]["top1_prob"].shape == (2, 30)
 
 
@@ -131,7 +153,7 @@ def test_frozen_rows_are_not_read():
         with dlm.accelerated(model):
             model.generate(PROMPT, frozen=FROZEN)
             z = canvas(length=30)
-            toy._ancestral_step(z, toy._compute_x_hat(model, z, None, VOCAB), -1.0, 1.0, VOCAB, None)
+            client._ancestral_step(z, client._compute_x_hat(model, z, None, VOCAB), -1.0, 1.0, VOCAB, None)
     finally:
         sumi.transition_step = step
     frozen = torch.zeros(2, 30, dtype=torch.bool)
@@ -141,13 +163,13 @@ def test_frozen_rows_are_not_read():
 
 
 def test_the_module_is_an_object_too():
-    dlm.accelerate(toy)
+    dlm.accelerate(client)
     model = SumiForDiffusionLM()
     model.generate(PROMPT)
-    assert not toy.looked_at
-    dlm.restore(toy)
+    assert not looked_at
+    dlm.restore(client)
     model.generate(PROMPT)
-    assert toy.looked_at
+    assert looked_at
 
 
 def test_two_models_share_their_module():
@@ -155,25 +177,25 @@ def test_two_models_share_their_module():
     dlm.accelerate(a), dlm.accelerate(b)
     dlm.restore(a)
     b.generate(PROMPT)
-    assert not toy.looked_at
+    assert not looked_at
     dlm.restore(b)
 
 
 def test_what_is_not_covered_runs_the_clients_code_and_says_why():
     model, z = SumiForDiffusionLM(), canvas(length=20)
-    x_hat = toy._compute_x_hat(model, z, None, VOCAB)
+    x_hat = client._compute_x_hat(model, z, None, VOCAB)
     with dlm.accelerated(model):
-        assert toy._ancestral_step(z, x_hat, 1.0, -1.0, VOCAB, None).shape == z.shape
+        assert client._ancestral_step(z, x_hat, 1.0, -1.0, VOCAB, None).shape == z.shape
         assert "alpha_s: must be >= alpha_t" in str(dlm.explain(model))
         with pytest.raises(RuntimeError):  # the client's own error
-            toy._ancestral_step(z, x_hat.flatten(0, 1), -1.0, 1.0, VOCAB, None)
+            client._ancestral_step(z, x_hat.flatten(0, 1), -1.0, 1.0, VOCAB, None)
         assert "logits: must have 3 dimensions" in str(dlm.explain(model))
 
 
 def test_another_revision_is_left_alone(monkeypatch):
     model = SumiForDiffusionLM()
     with monkeypatch.context() as patch:
-        patch.setattr(toy, "_greedy_step", lambda z_t, logits, noise_mask, strength: z_t)
+        patch.setattr(client, "_greedy_step", lambda z_t, logits, noise_mask, strength: z_t)
         with pytest.warns(RuntimeWarning, match="strength"):
             dlm.accelerate(model)
         dlm.restore(model)

@@ -1,32 +1,17 @@
-"""SEDD's modules ``sampling``, ``graph_lib``, ``noise_lib`` and ``model.utils`` as one: names, signatures, and semantics anew."""
+"""SEDD's modules ``sampling``, ``graph_lib``, ``noise_lib`` and ``model.utils`` as one: names, signatures, and semantics anew. A
+model (tokens [B, L], sigma [B]) gives the logarithms of scores [B, L, V], 0 for the token that is there."""
 
 from types import SimpleNamespace
 
 import torch
-from toy_uniform import VOCAB, Network, race
 
-
-class Score(torch.nn.Module):
-    """Logarithms of scores, 0 for the token that is there."""
-
-    def __init__(self, seed=0, dtype=torch.float32):
-        super().__init__()
-        self.network, self.own = Network(seed=seed, dtype=dtype), 0.0
-
-    def forward(self, x, sigma):
-        return self.network(x).scatter(-1, x[..., None], self.own)
-
-
-exps = []
+from .uniform_peers import race
 
 
 def get_score_fn(model, train=False, sampling=False):
     def score_fn(x, sigma):
         score = model(x, sigma.reshape(-1))
-        if sampling:
-            exps.append(sigma)
-            return score.exp()
-        return score
+        return score.exp() if sampling else score
 
     return score_fn
 
@@ -41,25 +26,35 @@ class GeometricNoise:
         return sigma, sigma * (high.log() - low.log())
 
 
-class Uniform:
-    dim, absorb = VOCAB, False
+class Graph:
+    absorb = False
+
+    def __init__(self, dim):
+        self.dim = dim
+
+
+class Uniform(Graph):
+    def rate(self, i):
+        edge = torch.ones(*i.shape, self.dim) / self.dim
+        return edge.scatter(-1, i[..., None], -(self.dim - 1) / self.dim)
 
     def reverse_rate(self, i, score):
-        rate = (score / self.dim).scatter(-1, i[..., None], 0.0)
-        return rate.scatter(-1, i[..., None], -rate.sum(-1, keepdim=True))
+        rate = self.rate(i) * score
+        rate.scatter_(-1, i[..., None], torch.zeros_like(rate))
+        return rate.scatter_(-1, i[..., None], -rate.sum(-1, keepdim=True))
 
     def staggered_score(self, score, dsigma):
         left = (-dsigma).exp()[..., None]
-        return (score - (1 - left) / self.dim * score.sum(-1, keepdim=True)) / left
+        return (left - 1) / (self.dim * left) * score.sum(-1, keepdim=True) + score / left
 
     def transp_transition(self, i, sigma):
-        left = (-sigma).exp()[..., None]
-        one_hot = torch.nn.functional.one_hot(i, self.dim)
-        return (1 - left) / self.dim + left * one_hot
+        moves = torch.ones(*i.shape, self.dim) * (1 - (-sigma[..., None]).exp()) / self.dim
+        moves = moves.scatter(-1, i[..., None], torch.zeros_like(moves))
+        return moves.scatter(-1, i[..., None], 1 - moves.sum(-1, keepdim=True))
 
 
-class Absorbing:
-    dim, absorb = VOCAB, True
+class Absorbing(Graph):
+    absorb = True
 
     def reverse_rate(self, i, score):
         return torch.zeros_like(score)
@@ -79,7 +74,7 @@ class EulerPredictor(_Keeping):
         """One step."""
         sigma, dsigma = self.noise(t)
         rate = step_size * dsigma[..., None] * self.graph.reverse_rate(x, score_fn(x, sigma))
-        return self.draw(torch.nn.functional.one_hot(x, self.graph.dim) + rate)
+        return self.draw(torch.nn.functional.one_hot(x, self.graph.dim).to(rate) + rate)
 
 
 class AnalyticPredictor(_Keeping):

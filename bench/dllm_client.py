@@ -1,9 +1,11 @@
-"""Samplers shaped like those of ZHZisZZ/dllm, all in one module, and its schedule: what they mean, told anew."""
+"""Samplers shaped like those of ZHZisZZ/dllm, all in one module, and its schedule: their names and what they mean, told anew. A
+sampler's ``model(x [B, L], ...)`` gives ``.logits`` [B, L, V], of which it may keep what it likes."""
 
 from dataclasses import dataclass
 
 import torch
-from dlm_kernels.bench.fast_dllm_client import add_gumbel_noise, ranked
+
+from .fast_dllm_client import add_gumbel_noise, ranked
 
 
 class BaseAlphaScheduler:
@@ -154,8 +156,6 @@ class MDLMSamplerConfig:
 
 
 class MDLMSampler(BaseSampler):
-    """One sequence after the other where the original is vectorised, apart from the model."""
-
     @torch.no_grad()
     def sample(self, inputs, config=None, **kwargs):
         o = MDLMSamplerConfig(**(vars(config or MDLMSamplerConfig()) | kwargs))
@@ -179,11 +179,10 @@ class MDLMSampler(BaseSampler):
         x = torch.tensor([row + [self.tokenizer.eos_token_id] * (width - len(row)) for row in rows])
         seen = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         given = (x != mask) & seen.bool() & ~torch.isin(x, torch.tensor(o.cfg_keep_tokens or [-1]))
-        histories = [x.clone()]
+        histories, at = [x.clone()], torch.arange(width)
         for block in zip(*spans):
-            masks = torch.zeros_like(x, dtype=torch.bool)
-            for b, (begin, end, _) in enumerate(block):
-                masks[b, begin:end] = x[b, begin:end] == mask
+            begins, ends, firsts = torch.tensor(block).T[..., None]
+            masks = (x == mask) & (begins <= at) & (at < ends)
             steps = -(-o.steps // len(spans[0]))
             for quota in get_num_transfer_tokens(masks, steps, self.scheduler, o.stochastic_transfer).T:
                 z = self.model(x, attention_mask=seen).logits
@@ -191,14 +190,17 @@ class MDLMSampler(BaseSampler):
                     both, twice = torch.cat([x, x.masked_fill(given, mask)]), torch.cat([seen, seen])
                     z, u = self.model(both, attention_mask=twice).logits.chunk(2)
                     z = u + (o.cfg_scale + 1) * (z - u)
-                z[..., o.suppress_tokens or []] = -torch.inf
+                for token in o.suppress_tokens or []:
+                    z[..., token] = -torch.inf
                 z = torch.cat([z[:, :1], z[:, :-1]], dim=1) if o.right_shift_logits else z
                 draws = add_gumbel_noise(z, o.temperature).argmax(dim=-1)
-                z[..., o.begin_suppress_tokens or []] = -torch.inf
+                for token in o.begin_suppress_tokens or []:
+                    z[..., token] = -torch.inf
                 p = z.softmax(dim=-1).gather(-1, draws[..., None])[..., 0]
-                for b, (_, end, first) in enumerate(block):
-                    open_ = [i for i in range(first, end) if x[b, i] == mask]
-                    for i in sorted(open_, key=lambda i, b=b: (-p[b, i].item(), i))[: quota[b]]:
-                        x[b, i] = draws[b, i]
+                open_ = (x == mask) & (firsts <= at) & (at < ends)
+                chosen = torch.zeros_like(open_)
+                for b, scores in enumerate(torch.where(open_, p, -torch.inf)):
+                    chosen[b, ranked(scores)[: quota[b]]] = True
+                x = torch.where(chosen & open_, draws, x)
                 histories.append(x.clone())
         return BaseSamplerOutput(x, histories) if o.return_dict else x

@@ -1,46 +1,46 @@
-"""Objects with the steps of MDLM's and ReMDM's ``Diffusion``: what they mean, told anew."""
+"""Models shaped like MDLM's and ReMDM's (``Diffusion`` in ``diffusion.py``): their names and what they mean, told anew. The
+network ``backbone(tokens [B, L])`` gives ``.logits`` [B, L, V], which are the model's own; the last token is the mask."""
 
 from types import SimpleNamespace
 
 import torch
-from llada_toys import Toy
 
-VOCAB = 12
-MASK = VOCAB - 1
-
-
-def sample_categorical(weights):
-    """A race in float64; MDLM's own has float32 noise."""
-    return (weights.double() / torch.empty(weights.shape, dtype=torch.float64).exponential_()).argmax(dim=-1)
+from .uniform_peers import race as sample_categorical
 
 
 def nucleus(p, mass):
     """The most probable tokens of at most this mass, the first whatever it has."""
     ordered, places = p.sort(dim=-1, descending=True, stable=True)
-    kept = ordered * ((ordered.cumsum(dim=-1) <= mass) | (torch.arange(p.shape[-1]) == 0))
-    return torch.zeros_like(p).scatter(-1, places, kept / kept.sum(dim=-1, keepdim=True))
+    kept = ordered.cumsum(dim=-1) <= mass
+    kept[..., 0] = True
+    ordered = ordered * kept
+    return torch.zeros_like(p).scatter(-1, places, ordered / ordered.sum(dim=-1, keepdim=True))
 
 
 class Diffusion(torch.nn.Module):
-    def __init__(self, scale=2.0, parameterization="subs", time_conditioning=False, noise="loglinear", **sampling):
+    draws_in = torch.float32
+
+    def __init__(
+        self, backbone, vocab_size, parameterization="subs", time_conditioning=False, noise="loglinear", **sampling
+    ):
         super().__init__()
-        self.backbone, self.mask_index = Toy(vocab=VOCAB, scale=scale), MASK
-        self.parameterization, self.time_conditioning = parameterization, time_conditioning
+        self.backbone, self.vocab_size, self.mask_index = backbone, vocab_size, vocab_size - 1
+        self.parameterization, self.time_conditioning, self.neg_infinity = parameterization, time_conditioning, -1e6
         self.config = SimpleNamespace(
             noise=SimpleNamespace(type=noise), sampling=SimpleNamespace(**{"nucleus_p": 1.0, **sampling})
         )
-        self.calls = 0
 
     def noise(self, t):
         return -torch.log1p(-(1 - 1e-3) * t), None
 
     def forward(self, x, sigma):
         """log p(x_0): no mask, and tokens are what they are."""
-        self.calls, self.seen = self.calls + 1, x
-        logits = self.backbone.logits(x)
-        logits[..., MASK] -= 1e6
-        known = torch.where(torch.nn.functional.one_hot(x, VOCAB).bool(), 0.0, -1e6)
-        return torch.where((x != MASK)[..., None], known, logits.log_softmax(dim=-1))
+        logits, tokens = self.backbone(x).logits, x != self.mask_index
+        logits[..., self.mask_index] += self.neg_infinity
+        logits = logits - logits.logsumexp(dim=-1, keepdim=True)
+        logits[tokens] = self.neg_infinity
+        logits[tokens, x[tokens]] = 0
+        return logits
 
     def _chances(self, t, dt):
         t = t.flatten()[:, None, None]
@@ -48,8 +48,8 @@ class Diffusion(torch.nn.Module):
 
     def _fill(self, x, p_x0, mask_t, mask_s):
         weights = p_x0 * (mask_t - mask_s)
-        weights[..., MASK] = mask_s[..., 0]
-        return torch.where(x != MASK, x, sample_categorical(weights))
+        weights[..., self.mask_index] = mask_s[..., 0]
+        return torch.where(x != self.mask_index, x, sample_categorical(weights.to(self.draws_in)))
 
     def _ddpm_caching_update(self, x, t, dt, p_x0=None):
         if p_x0 is None:
@@ -63,7 +63,7 @@ class Diffusion(torch.nn.Module):
 
     @torch.no_grad()
     def sample(self, batch=4, length=10, steps=12, cached=True):
-        x, eps, p_x0 = torch.full((batch, length), MASK), 1e-5, None
+        x, eps, p_x0 = torch.full((batch, length), self.mask_index), 1e-5, None
         times, dt = torch.linspace(1, eps, steps + 1), (1 - eps) / steps
         for time in times[:-1]:
             t = time.expand(batch, 1)
@@ -77,8 +77,10 @@ class Diffusion(torch.nn.Module):
 
 
 class Remasking(Diffusion):
+    draws_in = torch.float64
+
     def _ddpm_caching_update(self, x, t, dt, p_x0=None, conf=None):
-        options = self.config.sampling
+        options, masks = self.config.sampling, x == self.mask_index
         if p_x0 is None:
             p_x0 = self.forward(x, self.noise(t)[0]).exp()
             p_x0 = nucleus(p_x0, options.nucleus_p) if options.nucleus_p < 1 else p_x0
@@ -100,12 +102,13 @@ class Remasking(Diffusion):
             elif options.sampler == "forward-backward":
                 sigma = (alpha_s - alpha_t) / alpha_t if alpha_t > 0 else 1
             elif options.sampler == "remdm-conf":
-                sigma = conf.softmax(dim=-1).masked_fill(x == MASK, 0) * most
+                sigma = conf.softmax(dim=-1).masked_fill(masks, 0) * most
             else:
                 sigma, alpha_t, alpha_s = options.eta, options.alpha_on, options.alpha_on
             after = self._remask(x, p_x0, alpha_t, alpha_s, torch.as_tensor(sigma).expand(x.shape))
             if options.sampler == "remdm-conf":
-                filled, gone = (x == MASK) & (after != MASK), (x != MASK) & (after == MASK)
+                masked = after == self.mask_index
+                filled, gone = masks & ~masked, ~masks & masked
                 conf[filled] = -p_x0.gather(-1, after[..., None])[..., 0][filled].to(conf.dtype)
                 conf[gone] = -torch.inf
         same = torch.equal(after, x) and not self.time_conditioning
@@ -113,14 +116,15 @@ class Remasking(Diffusion):
 
     def _remask(self, x, p_x0, alpha_t, alpha_s, sigma):
         of_tokens = p_x0 * (1 - sigma[..., None])
-        of_tokens[..., MASK] = sigma
-        of_masks = p_x0 * (alpha_s - (1 - sigma[..., None]) * alpha_t) / (1 - alpha_t)
-        of_masks[..., MASK] = (1 - alpha_s - sigma * alpha_t) / (1 - alpha_t)
-        return sample_categorical(torch.where((x != MASK)[..., None], of_tokens, of_masks))
+        of_tokens[..., self.mask_index] = sigma
+        of_masks = p_x0 * ((alpha_s - (1 - sigma[..., None]) * alpha_t) / (1 - alpha_t))
+        of_masks[..., self.mask_index] = (1 - alpha_s - sigma * alpha_t) / (1 - alpha_t)
+        weights = torch.where((x != self.mask_index)[..., None], of_tokens, of_masks)
+        return sample_categorical(weights.to(self.draws_in))
 
     @torch.no_grad()
     def sample(self, batch=4, length=10, steps=12, conf_dtype=torch.bfloat16):
-        x, eps, p_x0 = torch.full((batch, length), MASK), 1e-5, None
+        x, eps, p_x0 = torch.full((batch, length), self.mask_index), 1e-5, None
         times, dt = torch.linspace(1, eps, steps + 1), (1 - eps) / steps
         conf = torch.full(x.shape, -torch.inf, dtype=conf_dtype)
         for time in times[:-1]:

@@ -1,30 +1,21 @@
-"""Decoders shaped like those of dInfer's parallel_strategy.py, and its loop over a block: what they mean, told anew. One sequence
-after the other; the original's is vectorised."""
+"""Decoders shaped like those of dInfer's parallel_strategy.py, and its loop over a block: their names and what they mean, told
+anew. The original runs the threshold's selection under torch.compile; here all is eager."""
 
 import torch
 
-
-def add_gumbel_noise(logits, temperature):
-    return logits if temperature == 0 else None  # the tests put their numbers here
-
-
-def scored(logits, temperature, dtype):
-    draws = add_gumbel_noise(logits, temperature).argmax(dim=-1)
-    return draws, logits.to(dtype).softmax(dim=-1).gather(-1, draws[..., None])[..., 0]
+from .llada_client import add_gumbel_noise
 
 
 def get_transfer_index_threshold(
     logits, temperature, mask_index, x, mask_id, threshold, rm_mask=True, use_float64=False, **kwargs
 ):
-    draws, p = scored(logits, temperature, torch.float64 if use_float64 else torch.float32)
+    draws = add_gumbel_noise(logits, temperature).argmax(dim=-1)
+    law = logits.to(torch.float64 if use_float64 else torch.float32).softmax(dim=-1)
     if rm_mask:
         mask_index = mask_index & (draws != mask_id)
-    confidence = torch.where(mask_index, p, -torch.inf)
-    chosen = torch.zeros_like(mask_index)
-    for b in range(len(x)):
-        level = (confidence[b].max() - 1e-5).clamp(-1000, threshold)
-        chosen[b] = confidence[b] >= level
-    return torch.where(mask_index, draws, x), chosen
+    confidence = torch.where(mask_index, law.gather(-1, draws[..., None])[..., 0], -torch.inf)
+    level = (confidence.amax(dim=1, keepdim=True) - 1e-5).clamp(-1000, threshold)
+    return torch.where(mask_index, draws, x), confidence >= level
 
 
 class ParallelDecoder:
@@ -75,23 +66,21 @@ class HierarchyDecoder(ParallelDecoder):
         level = self.threshold if iter_threshold is None else iter_threshold
         block = x[:, block_start:block_end]
         assert len(block) == 1
-        draws, p = scored(logits, self.temperature, logits.dtype)
-        masks = (block == self.mask_id)[0].tolist()
-        run = []
-        chosen = {max((i for i, m in enumerate(masks) if m), key=lambda i: p[0, i].item())} if any(masks) else set()
-        for i, masked in enumerate([*masks, False]):
-            if masked:
-                run.append(i)
-                chosen |= {i} if level is not None and p[0, i] > level else set()
-            elif run:
-                best = p[0, run].max()
-                chosen |= {
-                    j for j in run if p[0, j] == best and (self.low_threshold is None or best > self.low_threshold)
-                }
-                run = []
+        draws = add_gumbel_noise(logits, self.temperature).argmax(dim=-1)
+        p = logits.log_softmax(dim=-1).gather(-1, draws[..., None])[..., 0].exp()
+        masks = block == self.mask_id
+        confidence = torch.where(masks, p, -torch.inf)
+        before = torch.nn.functional.pad(masks, (1, 0))[:, :-1]
+        run = ((masks & ~before).cumsum(dim=1) - 1).clamp(min=0)  # which run of masks a position is in
+        best = torch.full_like(p, -torch.inf).scatter_reduce(1, run, confidence, "amax").gather(1, run)
+        chosen = confidence == best
+        if self.low_threshold is not None:
+            chosen &= confidence > self.low_threshold
+        if level is not None:
+            chosen |= confidence > level
+        chosen |= torch.nn.functional.one_hot(confidence.argmax(dim=1), p.shape[1]).bool()
+        x[:, block_start:block_end] = torch.where(chosen & masks, draws, block)
         self.iter += 1
-        for i in chosen:
-            x[0, block_start + i] = draws[0, i]
 
 
 for decoder in (ParallelDecoder, ThresholdParallelDecoder, CreditThresholdParallelDecoder, HierarchyDecoder):

@@ -1,13 +1,10 @@
-"""GIDD's code and its model on the hub as their samplers see them: names and signatures, semantics told anew."""
+"""GIDD's code and its model on the hub as their samplers see them: names and signatures, semantics told anew. A GiddSampler's
+``model(tokens [B, L], t)`` gives logits [B, L, V] of which it may keep what it likes; the hub's has a network(tokens)."""
 
 import math
 from types import SimpleNamespace
 
-import dense_posteriors as dense
 import torch
-from toy_uniform import VOCAB, Network
-
-MASK = 3
 
 
 def sample_categorical(probs):
@@ -18,20 +15,11 @@ def sample_categorical(probs):
 
 
 class Tokenizer:
-    mask_token_id = MASK
-
-    def __init__(self, vocab=VOCAB):
-        self.vocab = vocab
+    def __init__(self, vocab, mask_token_id):
+        self.vocab, self.mask_token_id = vocab, mask_token_id
 
     def __len__(self):
         return self.vocab
-
-
-class Denoiser(Network):
-    """Called with a time, as GIDD's models are."""
-
-    def forward(self, z_t, t):
-        return super().forward(z_t).clone()
 
 
 class HybridDiffusion(torch.nn.Module):
@@ -42,16 +30,24 @@ class HybridDiffusion(torch.nn.Module):
         log_b = gamma * math.log(2) + math.log(self.p_uniform) - math.log(1 - self.p_uniform)
         self.register_buffer("log_B", torch.tensor(log_b).clip(-clip_noise))
         self.register_buffer("log_gamma", torch.tensor(gamma).log())
+        mask = torch.nn.functional.one_hot(torch.tensor(self.mask_id), self.vocab_size).float()
+        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("unif", (1 - mask) / (self.vocab_size - 1), persistent=False)
 
-    def _of_time(self, law, t):
-        return dense.gidd_prior(law, self.mask_id, t.double(), self.log_B.double().exp())
+    def get_alpha_betapi(self, t, eps=1e-4):
+        t, half = t[:, None], self.log_gamma.exp() / 2
+        spread = t.pow(half) * (1 - t).pow(half) * self.log_B.exp()
+        total = (1 + spread).clip(eps)
+        return (1 - t) / total, (t * self.mask + spread * self.unif) / total
 
     def probs_at_t(self, prs, t, eps=1e-4):
-        prior, alpha = self._of_time(prs.flatten(0, -2), t.repeat_interleave(prs.shape[1]))
-        return (alpha[:, None] * prs.flatten(0, -2) + prior).view_as(prs)
+        alpha, beta_pi = self.get_alpha_betapi(t, eps=eps)
+        return prs.mul(alpha[..., None]).add_(beta_pi[:, None]).to(prs.dtype)
 
     def sample_zt(self, input_ids, t):
-        return sample_categorical(self.probs_at_t(torch.nn.functional.one_hot(input_ids, self.vocab_size).double(), t))
+        return sample_categorical(
+            self.probs_at_t(torch.nn.functional.one_hot(input_ids, self.vocab_size).to(t.dtype), t)
+        )
 
 
 class GiddSampler(torch.nn.Module):
@@ -63,11 +59,14 @@ class GiddSampler(torch.nn.Module):
         def forward(self, z_t, t, s):
             logits = self.model(z_t, t)
             logits[..., self.tokenizer.mask_token_id] = -1e6
-            law, here = logits.double().softmax(-1).flatten(0, 1), z_t.flatten()
-            times = (time.double().expand(len(law)) for time in (t, s))
-            self.law = dense.gidd(law, here, *times, self.noise_schedule.p_uniform, MASK).view_as(logits)
+            q_s = self.noise_schedule.probs_at_t(logits.softmax(-1), s)
+            q_t = self.noise_schedule.probs_at_t(logits.softmax(-1), t).gather(-1, z_t[..., None])
+            (alpha_t, pi_t), (alpha_s, pi_s) = map(self.noise_schedule.get_alpha_betapi, (t, s))
+            here = torch.nn.functional.one_hot(z_t, len(self.tokenizer))
+            fresh = (pi_t - alpha_t / alpha_s * pi_s)[:, None].expand_as(here).gather(-1, z_t[..., None])
+            self.law = (alpha_t / alpha_s * here + fresh) * q_s / q_t
             if self.min_p > 0:
-                self.law = torch.where(self.law < self.min_p, 0.0, self.law)
+                self.law = (1 - (self.law < self.min_p).float()) * self.law
                 self.law = self.law / self.law.sum(-1, keepdim=True)
             return sample_categorical(self.law)
 
@@ -81,7 +80,7 @@ class GiddSampler(torch.nn.Module):
     @torch.no_grad()
     def generate(self, num_samples=1, num_denoising_steps=8, max_length=40):
         ts = self.t_eps + (1 - 2 * self.t_eps) * torch.linspace(0, 1, num_denoising_steps + 1)[:, None]
-        z_t = torch.full((num_samples, max_length), MASK)
+        z_t = torch.full((num_samples, max_length), self.tokenizer.mask_token_id)
         for i in range(num_denoising_steps - 1, -1, -1):
             z_t = self.sampling_step(z_t, ts[i], ts[max(0, i - 1)]).clone()
         return z_t
@@ -107,20 +106,22 @@ def correction_step(model, tokenizer, z_t, t, temp, tokens_per_step):
 class GiddForDiffusionLM(torch.nn.Module):
     """Over log-SNR. ``noise_type``: +-1000 pure uniform or mask noise, 0 both."""
 
-    def __init__(self, noise_type=0.0, vocab=VOCAB):
+    mask_token_id = 3
+
+    def __init__(self, network, vocab_size, noise_type=0.0):
         super().__init__()
-        self.config = SimpleNamespace(noise_type=noise_type, vocab_size=vocab, min_log_snr=-9.0, max_log_snr=9.0)
-        self.network = Network(vocab)
+        self.config = SimpleNamespace(noise_type=noise_type, vocab_size=vocab_size, min_log_snr=-9.0, max_log_snr=9.0)
+        self.network = network
 
     def _pi_lambda(self, log_snr, mask_token_id=3):
         share = torch.sigmoid(log_snr + self.config.noise_type)
-        pi = (share / (self.config.vocab_size - 1)).expand(self.config.vocab_size).clone()
+        pi = share * torch.ones(self.config.vocab_size) / (self.config.vocab_size - 1)
         pi[mask_token_id] = 1 - share
         return pi
 
     def _probs_with_topk_topp(self, logits, temperature, top_p, top_k):
         if temperature == 0.0:
-            return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+            return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
         x = logits / temperature
         if top_k is not None and 0 < top_k < x.shape[-1]:
             x = x.masked_fill(x < x.topk(top_k, dim=-1).values[..., -1:], -torch.inf)
@@ -132,10 +133,16 @@ class GiddForDiffusionLM(torch.nn.Module):
         return x.softmax(-1)
 
     def _sample_ancestral(self, z, x_hat, log_snr_t, log_snr_s, mask_token_id=3):
-        law, here = x_hat.double().flatten(0, 1), z.flatten()
-        levels = [level.double().expand(len(law)) for level in (log_snr_t, log_snr_s)]
-        self.law = dense.gidd_snr(law, here, *levels, self.config.noise_type, mask_token_id).view_as(x_hat)
-        return torch.multinomial(self.law.flatten(0, 1).clamp(min=0), 1).view_as(z)
+        alpha_t, alpha_s = torch.sigmoid(log_snr_t), torch.sigmoid(log_snr_s)
+        noise_t, noise_s = (
+            (1 - alpha) * self._pi_lambda(log_snr, mask_token_id=mask_token_id)
+            for alpha, log_snr in ((alpha_t, log_snr_t), (alpha_s, log_snr_s))
+        )
+        q_t, q_s = alpha_t * x_hat + noise_t, alpha_s * x_hat + noise_s
+        here = torch.nn.functional.one_hot(z, self.config.vocab_size).to(q_t.dtype)
+        forward = alpha_t / alpha_s * here + (noise_t - alpha_t / alpha_s * noise_s)[z, None]
+        self.law = q_s * forward / q_t.gather(-1, z[..., None])
+        return torch.multinomial(self.law.flatten(0, 1), 1).view_as(z)
 
     def _sample_adaptive(
         self, z, logits, log_snr, n_tokens=1, mask_token_id=3, temperature=0.0, top_p=None, top_k=None
@@ -149,13 +156,13 @@ class GiddForDiffusionLM(torch.nn.Module):
         return z.scatter(-1, chosen, drawn.gather(-1, chosen))
 
     def logits(self, z):
-        return self.network(z).index_fill(-1, torch.tensor([MASK]), -torch.inf)
+        return self.network(z).index_fill(-1, torch.tensor([self.mask_token_id]), -torch.inf)
 
     @torch.no_grad()
     def generate(
         self, batch=2, block=30, steps=8, temperature=1.0, top_p=None, top_k=None, sampling_method="ancestral"
     ):
-        z = torch.full((batch, block), MASK)
+        z = torch.full((batch, block), self.mask_token_id)
         log_snrs = torch.linspace(9.0, -9.0, steps + 1)
         for step in range(steps, 0, -1):
             if sampling_method == "ancestral":

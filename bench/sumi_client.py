@@ -1,13 +1,11 @@
 """Sumi's remote code as its sampler sees it: the functions of ``generation_sumi`` with their names and signatures, semantics told
-anew. Its vocabulary is padded by one logit, which nobody may read."""
+anew, and a model around a network(tokens [B, S]) -> logits [B, S, V]. Its vocabulary is padded by a logit that none may read."""
 
 from types import SimpleNamespace
 
-import dense_posteriors as dense
 import torch
-from toy_uniform import VOCAB, Network
 
-looked_at = []  # what the client computed of the size of the vocabulary
+from .uniform_peers import sumi_posterior
 
 
 def _make_log_snr_schedule(num_steps, schedule, min_log_snr, max_log_snr, device):
@@ -22,25 +20,17 @@ def _compute_logits(model, z, attention_mask, vocab_size):
 
 def _compute_x_hat(model, z, attention_mask, vocab_size, temperature=1.0):
     """Probabilities."""
-    looked_at.append("x_hat")
     logits = _compute_logits(model, z, attention_mask, vocab_size)
     return (logits / (1.0 if temperature == 1.0 else max(float(temperature), 1e-6))).softmax(-1)
 
 
-def _posterior(z_t, x_hat, log_snr_t, log_snr_s):
-    alphas = [
-        torch.full(z_t.shape, log_snr, dtype=x_hat.dtype).sigmoid().flatten() for log_snr in (log_snr_t, log_snr_s)
-    ]
-    return dense.sumi(x_hat.flatten(0, 1), z_t.flatten(), *alphas).clamp(min=0)
-
-
 def _ancestral_step(z_t, x_hat, log_snr_t, log_snr_s, vocab_size, generator, eps=1e-12):
     """One step."""
-    return torch.multinomial(_posterior(z_t, x_hat, log_snr_t, log_snr_s), 1, generator=generator).view_as(z_t)
+    law, _ = sumi_posterior(x_hat, z_t, log_snr_t, log_snr_s)
+    return torch.multinomial(law.flatten(0, 1), 1, generator=generator).view_as(z_t)
 
 
 def _adaptive_step(z_t, logits, noise_mask, tokens_per_step, temperature, generator):
-    looked_at.append("softmax")
     x_hat = logits.softmax(-1)
     gain = x_hat.amax(-1) - x_hat.gather(-1, z_t[..., None])[..., 0]
     k = max(1, min(int(tokens_per_step), z_t.shape[-1]))
@@ -108,9 +98,9 @@ class SumiGenerationMixin:
 
 
 class SumiForDiffusionLM(SumiGenerationMixin, torch.nn.Module):
-    def __init__(self, network=None, vocab=VOCAB, dtype=torch.float32):
+    def __init__(self, network, vocab_size):
         super().__init__()
-        self.network, self.vocab_size = network or Network(vocab, dtype=dtype), vocab
+        self.network, self.vocab_size = network, vocab_size
 
     def forward(self, input_ids, attention_mask=None, use_cache=False):
         logits = self.network(input_ids)
