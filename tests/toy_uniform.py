@@ -39,8 +39,3 @@ def assert_drawn(before, after, posterior):
             assert bool((counts[law == 0] == 0).all()), (counts, law)
             assert poisson.sf(counts[rare].sum() - 1, law[rare].sum() * len(before[b][here])) > 1e-5, (counts, law)
             assert_frequencies(counts[~rare], law[~rare])
-
-
-def race(probabilities):
-    """A draw of every row as these codebases make it: the first arrival of exponential clocks."""
-    return (probabilities / (1e-10 - (torch.rand_like(probabilities) + 1e-10).log())).argmax(dim=-1)
