@@ -1,4 +1,5 @@
-"""`python -m dlm_kernels bench`: measure, print, keep, report. Imports torch only in the processes it starts."""
+"""`python -m dlm_kernels bench`: measure, print, keep; draw and compare what was kept. Imports torch only in the processes it
+starts."""
 
 from __future__ import annotations
 
@@ -6,9 +7,10 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import cases, machine
@@ -23,6 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the bench to `parser`."""
     sets = ", ".join([*cases.SETS, "all"])
     add = parser.add_argument
+    add(
+        "action",
+        nargs="?",
+        choices=("run", "plot", "compare"),
+        default="run",
+        help="run: measure (default); plot [FILE ...]: draw result files; compare OLD NEW: two result files side by side",
+    )
+    add("files", nargs="*", type=Path, metavar="FILE", help="of plot (default: bench/results/*.jsonl) and compare")
     add(
         "--set",
         default="standard",
@@ -58,15 +68,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--out", type=Path, metavar="FILE", help="append the result rows to FILE (JSON lines)")
     add(
+        "--plot",
+        type=Path,
+        metavar="DIR",
+        help="draw the rows into DIR: times, ratios, throughput, loops (plot: default .)",
+    )
+    add("--format", choices=("svg", "png"), default="svg", help="of the pictures (default: svg)")
+    add(
+        "--slower-than",
+        type=float,
+        metavar="FACTOR",
+        help="with compare: status 1 if a step of ours takes more than FACTOR times as long as then",
+    )
+    add(
         "--readme",
         type=Path,
         metavar="FILE",
-        help="measure nothing; write the tables between the markers of FILE",
+        help="measure nothing; write the tables between the markers of FILE, and docs/plots beside it where FILE shows them",
     )
     add(
         "--check",
         action="store_true",
-        help="with --readme: write nothing, fail if the tables are not up to date",
+        help="with --readme: write nothing, fail if tables or plots are not up to date",
     )
     add(
         "--results",
@@ -82,6 +105,12 @@ def main(args: argparse.Namespace) -> int:
     try:
         if args.readme:
             return _readme(args)
+        if args.action == "compare":
+            return _compare(args)
+        if args.action == "plot":
+            return _plot(_load(args.files), args.plot or Path("."), args.format)
+        if args.files:
+            raise ValueError(f"files: must be given with plot or compare only, got {args.files[0]}")
         for name in ("threads", "budget"):
             if getattr(args, name) < 0:
                 raise ValueError(f"{name}: must be >= 0, got {getattr(args, name)}")
@@ -123,6 +152,8 @@ def _measure(args: argparse.Namespace, chosen: list[cases.Case]) -> int:
             report.print_case(current)
     report.print_rare_noise(rows)
     report.warn(rows)
+    if args.plot:
+        _plot(rows, args.plot, args.format)
     ours_failed = [r for r in rows if r.get("case") and r["provider"]["kind"] == "ours" and r["us"] is None]
     for row in ours_failed:
         print(f"FAIL {row['provider']['name']}: {row['case']['id']}: {row['skipped']}", file=sys.stderr)
@@ -184,6 +215,8 @@ def _loops(args: argparse.Namespace) -> int:
     if not rows:
         raise ValueError(f"filter: must match a loop, got {args.filter!r} (see --loops --list)")
     loops_report.print_rows(rows)
+    if args.plot:
+        _plot(rows, args.plot, args.format)
     return int(loops_report.failed(rows))
 
 
@@ -204,17 +237,59 @@ def _list(chosen: list[cases.Case]) -> int:
     return 0
 
 
-def _readme(args: argparse.Namespace) -> int:
+def _load(paths: Sequence[Path] | None, *more: Path) -> list[dict]:
+    """Rows of these files, or of all in bench/results; `more` must exist, too."""
     from . import report
 
-    paths = args.results or sorted(Path("bench/results").glob("*.jsonl"))
+    paths = paths or sorted(Path("bench/results").glob("*.jsonl"))
     if not paths:
         raise ValueError("results: must name result files, got none (bench/results/*.jsonl is empty)")
-    for path in (args.readme, *paths):
+    for path in (*more, *paths):
         if not path.is_file():
             raise ValueError(f"results: must be existing files, got {path}")
-    up_to_date = report.readme(args.readme, report.load(paths), args.check)
+    return report.load(paths)
+
+
+def _readme(args: argparse.Namespace) -> int:
+    from . import plots, report
+
+    rows = _load(args.results, args.readme)
+    up_to_date = report.readme(args.readme, rows, args.check)
+    folder = args.readme.parent / "docs" / "plots"
+    if names := set(re.findall(r"docs/plots/(\w+)\.svg", args.readme.read_text())):
+        if not args.check:
+            _plot(rows, folder, "svg", names)
+        up_to_date &= not plots.outdated(rows, folder, names)
     if args.check and not up_to_date:
-        print(f"bench: the tables of {args.readme} are not those of the results; run --readme", file=sys.stderr)
+        print(f"bench: tables or plots of {args.readme} are not those of the results; run --readme", file=sys.stderr)
         return 1
     return 0
+
+
+def _plot(rows: list[dict], folder: Path, suffix: str, names: set[str] | None = None) -> int:
+    from . import plots
+
+    try:
+        written = plots.write(rows, folder, suffix, names)
+    except ImportError as error:
+        raise ValueError(f"plot: needs matplotlib (pip install matplotlib): {error}") from error
+    if not written:
+        raise ValueError("plot: must have rows with times, got none")
+    print(*written, sep="\n")
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from . import compare
+
+    if len(args.files) != 2:
+        raise ValueError(f"compare: must name two result files, OLD and NEW, got {len(args.files)}")
+    old, new = (_load([path]) for path in args.files)
+    found = compare.compare(old, new)
+    if not found:
+        raise ValueError("compare: the files must have a problem in common, got none")
+    compare.print_comparison(old, new, found)
+    slower = compare.slower(found, args.slower_than) if args.slower_than else []
+    for each in slower:
+        print(f"slower: {each['case']}: {each['ratio']:.2f}x", file=sys.stderr)
+    return int(bool(slower))

@@ -65,10 +65,11 @@ def select(pattern: str | None = None) -> list[Loop]:
     return [loop for loop in found if not pattern or re.search(pattern, loop.name)]
 
 
-def rows(loops: list[Loop], method: Method, threads: int) -> Iterator[dict]:
-    """Result rows, one per loop, as they come."""
+def rows(loops: list[Loop], method: Method, threads: int, on_progress=lambda text, done: None) -> Iterator[dict]:
+    """Result rows, one per loop, as they come. on_progress(text, share of all that is done) is called before each."""
     env = machine.describe(threads)
-    for loop in loops:
+    for number, loop in enumerate(loops):
+        on_progress(loop.name, number / len(loops))
         with torch.inference_mode():
             measured = _measure(loop, method)
         described = {key: getattr(loop, key) for key in ("name", "line", "vocab", "rows", "steps", "same", "at_least")}

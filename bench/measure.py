@@ -17,6 +17,7 @@ from .peers import Provider, resolve
 from .timing import Entry, Method
 
 SCHEMA = "dlm_bench/1"
+_CHECKS = 0.3  # of the time of a group of cases, about
 
 
 @dataclasses.dataclass
@@ -40,7 +41,7 @@ def side_by_side(
     method: Method | None = None,
     roofline: bool = False,
     on_row: Callable[[dict], None] = lambda row: None,
-    on_progress: Callable[[str], None] = lambda text: None,
+    on_progress: Callable[[str, float], None] = lambda text, done: None,
 ) -> list[dict]:
     """Measure every provider on every case in this process; one result row each (bench/README.md says what is in it).
     Providers that have no such op are left out.
@@ -52,7 +53,7 @@ def side_by_side(
         threads: torch threads during the run, restored after it; None = what torch has now.
         method: overrides budget_s with a full timing plan.
         roofline: time the floors as well (needs the native library); rows of this package then say how near they are.
-        on_row, on_progress: called with each finished row, and with a line of text before each stage.
+        on_row: called with each finished row. on_progress: with what comes next and the share of all that is done.
     """
     listed = resolve(None) if providers is None else _listed(providers)
     method = method or Method(budget_s=budget_s)
@@ -64,8 +65,13 @@ def side_by_side(
         env = machine.describe(threads)
         stamp = now()
         with torch.inference_mode():
-            for group in groups(cases):
-                for row in _measure_group(group, listed, method, threads, roofline, on_progress):
+            every = list(groups(cases))
+            for number, group in enumerate(every):
+
+                def progress(text: str, done: float, number: int = number) -> None:
+                    on_progress(text, (number + done) / len(every))
+
+                for row in _measure_group(group, listed, method, threads, roofline, progress):
                     row = {"schema": SCHEMA, "time": stamp, **row, "env": env}
                     rows.append(row)
                     on_row(row)
@@ -91,15 +97,18 @@ def _measure_group(group, providers, method, threads, roofline, on_progress) -> 
     if any(provider.kind == "compiled" for provider in providers):
         torch._dynamo.reset()  # compiled code is kept per source line, up to a limit: a long run must not reach it
     logits = make_logits(group[0])
-    runs = []
+    runs, checks = [], sum(p.takes(case) for case in group for p in providers)
     for case in group:
         inputs = make_inputs(case, logits)
         for provider in (p for p in providers if p.takes(case)):
-            on_progress(f"checking {provider.name}: {case.id}")
+            on_progress(f"checking {provider.name}: {case.id}", _CHECKS * len(runs) / checks)
             runs.append(_prepare(case, provider, inputs))
     floors = _Floors(logits if roofline else None, threads)
-    on_progress(f"timing {sum(run.entry is not None for run in runs)} entries: {group[0].id}")
-    timing.interleave([r.entry for r in runs if r.entry] + floors.entries, method, threads)
+    entries = [run.entry for run in runs if run.entry]
+    what = f"timing {len(entries)} steps: {group[0].id}"
+    timing.interleave(
+        entries + floors.entries, method, threads, lambda done: on_progress(what, _CHECKS + (1 - _CHECKS) * done)
+    )
     rows = [_row(run, runs, floors, method) for run in runs]
     floors.close()
     return rows

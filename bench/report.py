@@ -216,8 +216,8 @@ def _uniform_body(newest: dict[tuple, dict]) -> list[tuple[str, ...]]:
 
 def by_machine(rows: list[dict]) -> list[tuple[str, list[dict]]]:
     """(machine, its rows), the latest machine first."""
-    names = dict.fromkeys(map(_machine, reversed(rows)))
-    return [(name, [row for row in rows if _machine(row) == name]) for name in names]
+    names = dict.fromkeys(map(machine_text, reversed(rows)))
+    return [(name, [row for row in rows if machine_text(row) == name]) for name in names]
 
 
 def _must_reach(found: list[dict]) -> list[str]:
@@ -241,7 +241,7 @@ def _loud(verdict: str) -> str:
     return f"**{verdict}**" if verdict == bars.FAIL else verdict
 
 
-def _machine(row: dict) -> str:
+def machine_text(row: dict) -> str:
     env = row["env"]
     isa = " ".join(flag for flag in env["isa"] if flag in ("avx2", "avx512f", "asimd", "sve"))
     return f"{env['cpu']} (family/model {env['cpu_family']}, {isa}), {env['threads']} threads, torch {env['torch']}"

@@ -68,8 +68,11 @@ class _Clock:
         return now
 
 
-def interleave(entries: list[Entry], method: Method, threads: int) -> None:
-    """Time all entries against each other; fills `entry.samples`."""
+def interleave(
+    entries: list[Entry], method: Method, threads: int, on_round: Callable[[float], None] = lambda done: None
+) -> None:
+    """Time all entries against each other; fills `entry.samples`. on_round: called before each round with the share of them that
+    is done."""
     plans, timers, clocks = {}, {}, {}
     for entry in entries:
         clocks[entry.name] = clock = _Clock()
@@ -81,6 +84,7 @@ def interleave(entries: list[Entry], method: Method, threads: int) -> None:
     order = random.Random(method.seed)
     places = spread(max((rounds for _, rounds in plans.values()), default=0))
     for number, place in enumerate(places):
+        on_round(number / len(places))
         due = [entry for entry in entries if place < plans[entry.name][1]]
         order.shuffle(due)
         for entry in due:
