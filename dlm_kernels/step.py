@@ -308,6 +308,17 @@ def denoise_step(x, logits, **kwargs):
     return denoise_step_(tensor("x", x).clone(), logits, **kwargs)
 
 
+def _ranked_rows(device, start, rows, window, frozen, step):
+    """Which positions the given scores are for, which may change, and under what number: of the ops that only rank and write."""
+    return dict(
+        start=None if start is None else per_request("start", start, torch.int64, device),
+        rows=optional("rows", rows),
+        frozen=optional("frozen", frozen),
+        step=None if step is None else per_request("step", step, torch.int64, device, keep=False),
+        **edges(window),
+    )
+
+
 def topk_unmask_(
     x,
     tokens,
@@ -343,8 +354,7 @@ def topk_unmask_(
     """
     x, tokens, confidence = tensor("x", x), tensor("tokens", tokens), tensor("confidence", confidence)
     mask, writing = _mask(mask_id), Writing(check, x, trace)
-    start = None if start is None else per_request("start", start, torch.int64, x.device)
-    steps = None if trace is None else per_request("step", step, torch.int64, x.device, keep=False)
+    where = _ranked_rows(x.device, start, rows, window, frozen, step if trace is not None else None)
     out = call(
         _ops.topk_unmask_,
         writing.x,
@@ -352,19 +362,15 @@ def topk_unmask_(
         confidence,
         quotas("k", k, x.device),
         mask_id=mask,
-        frozen=optional("frozen", frozen),
-        start=start,
-        rows=optional("rows", rows),
-        step=steps,
-        **edges(window),
+        **where,
         **writing.arguments,
         names=_NAMES_OF_TOPK,
     )
     if check:
         rule, suspect = "must not be NaN at a candidate", confidence.isnan()
-        writing.check(out[3], "confidence", rule, suspect, x, mask, window, frozen, start, rows)
+        writing.check(out[3], "confidence", rule, suspect, x, mask, window, frozen, where["start"], rows)
     if writing.keeps_history:
-        _note(writing, steps, start, rows, tokens, out[0], mask)
+        _note(writing, where["step"], where["start"], rows, tokens, out[0], mask)
     return UnmaskResult(*out, x)
 
 
@@ -410,8 +416,7 @@ def remask_(
     """
     x, confidence = tensor("x", x), tensor("confidence", confidence)
     mask, writing = integer("mask_id", mask_id), Writing(check, x, trace)
-    start = None if start is None else per_request("start", start, torch.int64, x.device)
-    steps = None if trace is None else per_request("step", step, torch.int64, x.device, keep=False)
+    where = _ranked_rows(x.device, start, rows, window, frozen, step if trace is not None else None)
     out = call(
         _ops.remask_,
         writing.x,
@@ -419,23 +424,18 @@ def remask_(
         quotas("k", k, x.device),
         mask_id=mask,
         below=number("below", below),
-        frozen=optional("frozen", frozen),
-        start=start,
-        rows=optional("rows", rows),
-        step=steps,
-        **edges(window),
+        **where,
         **writing.arguments,
         names=_NAMES_OF_TOPK,
     )
     if check:
-        places = rows_on(x, confidence, start, rows)
-        suspect = confidence.isnan() & (token_at(x, places) != mask)
-        writing.check(
-            out[3], "confidence", "must not be NaN at a filled position", suspect, x, None, window, frozen, start, rows
-        )
+        places = rows_on(x, confidence, where["start"], rows)
+        rule, suspect = "must not be NaN at a filled position", confidence.isnan() & (token_at(x, places) != mask)
+        writing.check(out[3], "confidence", rule, suspect, x, None, window, frozen, where["start"], rows)
     if writing.keeps_history:
         remasked = out[0]
-        writing.note(steps, start, rows, remasked, torch.full_like(remasked, -1, dtype=torch.int64))
+        no_token = torch.full_like(remasked, -1, dtype=torch.int64)
+        writing.note(where["step"], where["start"], rows, remasked, no_token)
     return RemaskResult(*out, x)
 
 
