@@ -18,6 +18,7 @@ VOCAB = {
 }
 DTYPES = ("fp32", "bf16", "fp16")
 DISTS = ("normal3", "normal1", "peaked", "huge")
+FILTERS = ("top_p", "top_k", "min_p")
 CONFIDENCES = ("prob", "margin", "neg_entropy", "gain")
 OURS = "dlm_kernels"  # the provider that the others are compared with
 # Of the uniform family; the models whose steps they are.
@@ -47,7 +48,8 @@ class Case:
     with `k` all positions, each by its argmax. "q_sample": forward noising, no logits.
     dist: "normal3" = N(0, 3), "normal1" = N(0, 1); "peaked" = N(0, 2) with a few raised tokens per row, as trained models
     give; "huge" = rows around +-300, for accuracy.
-    top_p: below 1 the token is drawn, and its confidence read, from the most probable tokens of that mass.
+    top_p below 1, top_k, min_p above 0, one of them: the token is drawn, and its confidence read, from the most probable tokens
+    of that mass; the top_k ones and what ties with the last; those of at least min_p times the best one's probability.
     confidence: what positions are ranked by. cfg_scale: not 0 = a second logits tensor, classifier-free guidance.
     """
 
@@ -66,6 +68,8 @@ class Case:
     cfg_scale: float = 0.0
     steps: int = 0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         for field, known in (("op", OPS), ("dtype", DTYPES), ("dist", DISTS), ("confidence", CONFIDENCES)):
@@ -87,8 +91,14 @@ class Case:
             raise ValueError(f"open_rows: must be rows for {self.op}, got {self.open_rows}")
         if (self.steps > 0) != (self.op in _SCHEDULED_OPS):
             raise ValueError(f"steps: must be > 0 for {' and '.join(_SCHEDULED_OPS)}, else 0, got {self.steps}")
-        if self.top_p != 1 and not (0 < self.top_p < 1 and self.op == "denoise_step" and self.temperature == 1):
-            raise ValueError(f"top_p: must be 1, or in (0, 1) for denoise_step at temperature 1, got {self.top_p}")
+        for field, off, most in (("top_p", 1, 1), ("top_k", 0, self.vocab), ("min_p", 0, 1)):
+            value = getattr(self, field)
+            if value != off and not (0 < value <= most and self.op == "denoise_step" and self.temperature == 1):
+                raise ValueError(
+                    f"{field}: must be {off}, or in (0, {most}] for denoise_step at temperature 1, got {value}"
+                )
+        if sum((self.top_p != 1, self.top_k != 0, self.min_p != 0)) > 1:
+            raise ValueError(f"top_p, top_k, min_p: must be one of them, got {self.top_p}, {self.top_k}, {self.min_p}")
         if self.op not in _RANKING_OPS:
             object.__setattr__(self, "k", 0)
         if not 0 <= self.k <= self.open_rows // self.batch:
@@ -110,6 +120,11 @@ class Case:
         if self.op not in UNIFORM_OPS:
             return self.vocab
         return self.vocab - 1 if self.model == "gidd" else None
+
+    @property
+    def filter(self) -> str:
+        """The name of the field that filters, "" if none does."""
+        return "top_p" * (self.top_p != 1) + "top_k" * (self.top_k != 0) + "min_p" * (self.min_p != 0)
 
     @property
     def has_logits(self) -> bool:
@@ -136,7 +151,7 @@ class Case:
         if not self.has_logits or not self.temperature:
             return None
         if self.op == "denoise_step":
-            return dataclasses.replace(self, temperature=0.0, top_p=1.0)
+            return dataclasses.replace(self, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
         return dataclasses.replace(self, op="select_step", temperature=0.0, confidence="prob", k=self.length, steps=0)
 
     @property
@@ -152,7 +167,8 @@ class Case:
         guided = f" cfg={self.cfg_scale:g}" if self.cfg_scale else ""
         ranked = f" k={self.k}" if self.op in _RANKING_OPS else ""
         steps = f" N={self.steps}" if self.steps else ""
-        filtered = f" p={self.top_p:g}" if self.top_p < 1 else ""
+        short = {"top_p": "p", "top_k": "top_k", "min_p": "min_p", "": ""}[self.filter]
+        filtered = f" {short}={getattr(self, self.filter):g}" if short else ""
         return (
             f"{self.op} {self.model} {shape}x{self.vocab} {self.dtype} T={self.temperature:g} {self.dist}"
             f"{ranked}{steps}{filtered}{opened}{scored}{guided}"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import torch
 
+from . import filtering
 from .inputs import Inputs, guided
 from .peers import Provider, Step
 
@@ -102,8 +103,8 @@ def _check_rows(provider, inputs, tokens, confidence, opened) -> tuple[Result, t
     noise = _Noise(provider, inputs)
     edge = torch.zeros(case.rows, dtype=torch.float64, device=device)
     for rows, z in _blocks(inputs, provider.guided_in):
-        if case.top_p < 1:
-            z, edge[rows] = _nucleus(z, case.top_p)
+        if case.filter:
+            z, edge[rows] = filtering.kept(z, case)
         token = given[rows].clamp(0, case.vocab - 1)[:, None].long()
         chosen = z.gather(-1, token)[:, 0]
         truth[rows] = _confidence(z, chosen, case.confidence)
@@ -163,16 +164,6 @@ def _judge_greedy(z: torch.Tensor, token: torch.Tensor, chosen: torch.Tensor, sl
     best = z.amax(-1)
     wrong = chosen < best - slack * best.abs()
     return wrong, ~wrong & (z.argmax(-1) != token)
-
-
-def _nucleus(z: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """fp64 logits `[r, V]` with -inf for what top_p cuts off, and what one token more or less at that edge would change."""
-    ordered, index = z.sort(dim=-1, descending=True, stable=True)
-    prob = ordered.softmax(-1)
-    kept = prob.cumsum(-1) - prob <= top_p
-    last = kept.sum(-1, keepdim=True) - 1
-    cut = torch.zeros_like(kept).scatter(-1, index, ~kept)
-    return z.masked_fill(cut, -torch.inf), 2 * prob.gather(-1, last)[:, 0]
 
 
 def _judge_draw(z, token, uniform, edge=0.0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ import dataclasses
 
 from .bars import Bar, verdicts
 from .cases import OURS, VOCAB
-from .gpu_cases import MATRIX, ORIGINALS, PEERS
+from .gpu_cases import FILTERING, MATRIX, ORIGINALS, PEERS
 
 # A row without a number for one of these reasons says nothing about our step.
 NO_TIME = "the time was up"
@@ -54,6 +54,9 @@ class Shape:
             "dist": "normal3",
             "confidence": "prob",
             "cfg_scale": 0.0,
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": 0.0,
         }
         found = (
             r for r in reversed(on_gpu(rows)) if r["provider"]["name"] == OURS and case.items() <= r["case"].items()
@@ -102,7 +105,7 @@ def _bars() -> list[Bar]:
     work = f"32 x {VOCAB['llada2']} bf16 T=0"
     found.append(Bar(work, "device time, cold L2", "<=", 10, "us", Shape(("us", "median"), "llada2", 32, 0.0)))
     found.append(Bar(work, "kernels in a step", "<=", 1, "launches", Shape(("launches",), "llada2", 32, 0.0)))
-    for peer in (*PEERS, *ORIGINALS):
+    for peer in (*PEERS, *ORIGINALS, *FILTERING):
         found.append(Bar("every case, cold L2", peer, ">=", 1.0, "x", EveryCase(peer)))
     return found
 

@@ -17,6 +17,10 @@ _NOT_COMPILED = tuple(name for name in PEERS if not name.startswith("compiled"))
 # Of the uniform family: each step's original, and what PyTorch can do with care.
 ORIGINALS = ("sumi", "gidd", "duo", "diffusion_gemma")
 _UNIFORM_PEERS = (*ORIGINALS, "torch_fp32")
+# Of draws from a part of the law.
+FILTERING = ("sorted_top_p", "eager_filters")
+_FILTER_PEERS = (*FILTERING, "flashinfer")
+_FILTERS = ({"top_p": 0.9}, {"top_k": 50}, {"min_p": 0.05})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,10 @@ def _entries() -> Iterator[Entry]:
         yield Entry(_case("llada", rows, cfg_scale=1.5), _WITHOUT_CHUNKED, 1)
     for rows in (128, 512, 1024, 4096):
         yield Entry(_case("llada2", rows), _WITHOUT_CHUNKED, 1)
+    # Draws from the top of the law, of flat rows, where most tokens are cut off late: the second read at its longest.
+    for rows in (32, 1024):
+        for filtered in _FILTERS:
+            yield Entry(_case("llada", rows, 1.0, dist="normal1", **filtered), _FILTER_PEERS, 1)
     # A step of Sumi as it mostly is (one row in a hundred draws again), and DiffusionGemma's.
     yield _uniform("uniform_step", "sumi", 1, steps=128)
     yield _uniform("renoise_step", "gemma", 1, temperature=0.6)
@@ -83,22 +91,28 @@ def _entries() -> Iterator[Entry]:
 
 MATRIX = tuple(_entries())
 # A dry run: the same kinds of problem, small enough for one CPU core.
-REHEARSAL = tuple(
-    Entry(Case(rows=8, vocab=2048, k=2, **fields), PEERS, tier)
-    for tier, fields in (
-        (0, {}),
-        (0, {"temperature": 1.0}),
-        (1, {"confidence": "neg_entropy"}),
-        (1, {"confidence": "margin"}),
-        (1, {"cfg_scale": 1.5}),
-        (2, {"temperature": 0.7, "dtype": "fp32", "dist": "peaked"}),
+REHEARSAL = (
+    tuple(
+        Entry(Case(rows=8, vocab=2048, k=2, **fields), PEERS, tier)
+        for tier, fields in (
+            (0, {}),
+            (0, {"temperature": 1.0}),
+            (1, {"confidence": "neg_entropy"}),
+            (1, {"confidence": "margin"}),
+            (1, {"cfg_scale": 1.5}),
+            (2, {"temperature": 0.7, "dtype": "fp32", "dist": "peaked"}),
+        )
     )
-) + tuple(
-    Entry(Case(rows=8, vocab=2048, temperature=1.0, dist="peaked", **fields), _UNIFORM_PEERS, 2)
-    for fields in (
-        {"op": "uniform_step", "model": "sumi", "steps": 8},
-        {"op": "renoise_step", "model": "gemma"},
-        {"op": "transition_step", "model": "gidd", "steps": 8},
+    + tuple(
+        Entry(Case(rows=8, vocab=2048, temperature=1.0, dist="peaked", **fields), _UNIFORM_PEERS, 2)
+        for fields in (
+            {"op": "uniform_step", "model": "sumi", "steps": 8},
+            {"op": "renoise_step", "model": "gemma"},
+            {"op": "transition_step", "model": "gidd", "steps": 8},
+        )
+    )
+    + tuple(
+        Entry(Case(rows=8, vocab=2048, k=2, temperature=1.0, **filtered), _FILTER_PEERS, 2) for filtered in _FILTERS
     )
 )
 

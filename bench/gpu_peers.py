@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from . import uniform_steps
-from .cases import OURS, UNIFORM_OPS
+from .cases import FILTERS, OURS, UNIFORM_OPS
 from .inputs import Inputs, guided
 from .peers import PROVIDERS, Provider, Step, commit_topk, fused
 
@@ -27,7 +27,12 @@ def ours(inputs: Inputs) -> Step:
     )
     if case.op in UNIFORM_OPS:
         return uniform_steps.ours(inputs, temperature=temperature, seed=seed, step=step)
-    return fused(inputs, k=tensor(case.k, torch.int64), temperature=temperature, seed=seed, step_number=step)
+    filter = None
+    if case.filter:
+        filter = tensor(getattr(case, case.filter), torch.int64 if case.filter == "top_k" else torch.float64)
+    return fused(
+        inputs, k=tensor(case.k, torch.int64), temperature=temperature, seed=seed, step_number=step, filter=filter
+    )
 
 
 def triton_one_pass(inputs: Inputs) -> Step:
@@ -51,16 +56,19 @@ def triton_noise(inputs: Inputs) -> torch.Tensor:
 
 
 def flashinfer(inputs: Inputs) -> Step:
-    """Tokens only: its sampler takes fp32 logits, and has neither a confidence nor a canvas."""
-    from flashinfer.sampling import sampling_from_logits
+    """Tokens only: its samplers take logits, or with a filter probabilities, in fp32, and have neither confidence nor canvas."""
+    from flashinfer import sampling
 
     case = inputs.case
+    draw = getattr(sampling, f"{case.filter}_sampling_from_probs") if case.filter else sampling.sampling_from_logits
+    number = (getattr(case, case.filter),) if case.filter else ()
 
     def step(x: torch.Tensor, uniform=None):
         z = guided(inputs, torch.float32).reshape(case.rows, case.vocab).float()
         if case.temperature != 1:
             z = z / case.temperature
-        return sampling_from_logits(z, deterministic=True).long().view(x.shape), None
+        z = z.softmax(-1) if case.filter else z
+        return draw(z, *number, deterministic=True).long().view(x.shape), None
 
     return step
 
@@ -80,8 +88,9 @@ GPU_PROVIDERS: dict[str, Provider] = {
     "flashinfer": Provider(
         "flashinfer",
         "library",
-        "FlashInfer sampling_from_logits with the casts it needs: tokens only",
+        "FlashInfer's samplers with the casts, and for filters the softmax, that they need: tokens only",
         flashinfer,
+        filters=("", *FILTERS),
         noise="hidden",
         greedy=False,
         outputs=("tokens",),

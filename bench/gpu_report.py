@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import bars, gpu_bars, report
 from .cases import OURS, UNIFORM_OPS
-from .gpu_cases import ORIGINALS
+from .gpu_cases import FILTERING, ORIGINALS
 
 
 def print_short(rows: list[dict]) -> None:
@@ -41,7 +41,7 @@ def _line(name: str, found: dict[str, dict]) -> tuple[str, ...]:
         return (name, *["-"] * 9)
     peers = [r for r in found.values() if r["provider"]["kind"] != "ours" and r["us"] and r["ratio"]]
     nearest = min(peers, key=lambda r: r["ratio"]["median"], default=None)
-    originals = (found[key] for key in ("llada", "dream", *ORIGINALS) if key in found)
+    originals = (found[key] for key in ("llada", "dream", *ORIGINALS, *FILTERING) if key in found)
     eager = next((row for row in originals if row["us"] and row["ratio"]), None)
     return (
         name,
@@ -90,7 +90,7 @@ def _kind(row: dict) -> str:
     case = row["case"]
     law = {"normal3": "N(0, 3)", "normal1": "N(0, 1)"}.get(case["dist"], case["dist"])
     step = "denoise step" if case["op"] not in UNIFORM_OPS else f"{case['op']} of {case['model']}"
-    parts = [step, f"temperature {case['temperature']:g}", f"{law} logits"]
+    parts = [step, f"temperature {case['temperature']:g}{report.filter_text(case)}", f"{law} logits"]
     if case.get("steps"):
         parts.append(f"N={case['steps']}")
     if case["confidence"] != "prob":

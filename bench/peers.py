@@ -14,8 +14,8 @@ from functools import partial
 
 import torch
 
-from . import chunked, native, uniform_careful, uniform_peers, uniform_steps
-from .cases import OURS, UNIFORM_OPS, Case
+from . import chunked, filtering, native, uniform_careful, uniform_peers, uniform_steps
+from .cases import FILTERS, OURS, UNIFORM_OPS, Case
 from .inputs import Inputs, guided
 
 # step(x, uniform=None) -> (tokens, confidence), each [B, L]; writes x in place. `uniform` fp64 [B, L] replaces the
@@ -33,8 +33,8 @@ FP32_SOFTMAX_RTOL = 5e-4
 class Provider:
     """name, kind ("ours" | "eager" | "compiled" | "triton" | "library"), one line of description, and a builder of the step.
 
-    ops, models (None: all), confidences: what it has; filtered: whether it takes cases without
-    and with top_p; greedy, warm: whether it takes T = 0, T > 0.
+    ops, models (None: all), confidences: what it has; filters: of ``Case.filter``, "" for none; greedy, warm: whether it takes
+    T = 0, T > 0.
     noise: how a draw is checked. "uniform": the CDF bracket of the given uniform; "gumbel": replay of torch.rand;
     "own": `replay(inputs)` gives the exponential variates `[rows, V]` of its noise (of renoise_step, the noise tokens as well);
     "cdf": the bracket of the given uniform on the whole posterior; "hidden": it cannot be.
@@ -52,7 +52,7 @@ class Provider:
     noise: str = "uniform"
     conf_rtol: Callable[[torch.dtype], float] = lambda dtype: FP32_SOFTMAX_RTOL
     confidences: tuple[str, ...] = ("prob",)
-    filtered: tuple[bool, ...] = (False,)
+    filters: tuple[str, ...] = ("",)
     greedy: bool = True
     warm: bool = True
     replay: Callable[[Inputs], torch.Tensor | tuple[torch.Tensor, torch.Tensor]] | None = None
@@ -70,7 +70,7 @@ class Provider:
             case.op in self.ops
             and (self.models is None or case.model in self.models)
             and case.confidence in self.confidences
-            and (case.top_p < 1) in self.filtered
+            and case.filter in self.filters
             and (self.warm if case.temperature else self.greedy)
         )
 
@@ -94,12 +94,15 @@ def ours(inputs: Inputs) -> Step:
     return fused(inputs, k=case.k, temperature=case.temperature, seed=case.seed, step_number=0)
 
 
-def fused(inputs: Inputs, *, k, temperature, seed, step_number) -> Step:
-    """Our whole step; the numbers as Python numbers or as device tensors."""
+def fused(inputs: Inputs, *, k, temperature, seed, step_number, filter=None) -> Step:
+    """Our whole step; the numbers as Python numbers or as device tensors, `filter` that of the case unless it is given."""
     import dlm_kernels as dlm
 
     case, rule = inputs.case, dlm.TopK(k)
-    filtered = dict(top_p=case.top_p, confidence_from="sampled") if case.top_p < 1 else {}
+    filtered = {}
+    if case.filter:
+        value = getattr(case, case.filter) if filter is None else filter
+        filtered = {case.filter: value, "top_k_ties": "all", "confidence_from": "sampled"}
 
     def step(x: torch.Tensor, uniform=None):
         out = dlm.denoise_step_(
@@ -194,24 +197,19 @@ def dream(inputs: Inputs) -> Step:
     return step
 
 
-def sorted_top_p(inputs: Inputs) -> Step:
-    """LLaDA2 and diffusers' BlockRefinementScheduler: sort, softmax, cumsum, scatter, softmax, multinomial, in fp32. The token
-    that crosses top_p stays, and the confidence is of what is left."""
-    case, mask_id = inputs.case, inputs.mask_id
+def _filtered(cut) -> Callable[[Inputs], Step]:
+    """Draws in fp32 from what cut(logits / T, case) leaves; the confidence is of what is left."""
 
-    def step(x: torch.Tensor, uniform=None):
-        logits = inputs.logits.float() / case.temperature
-        ordered, index = torch.sort(logits, descending=True, dim=-1)
-        cut = ordered.softmax(-1).cumsum(-1) > case.top_p
-        cut[..., 1:] = cut[..., :-1].clone()
-        cut[..., 0] = False
-        logits = logits.masked_fill(cut.scatter(-1, index, cut), -torch.inf)
-        prob = logits.softmax(-1)
-        tokens = torch.multinomial(prob.view(-1, case.vocab), 1).view(x.shape)
-        confidence = prob.gather(-1, tokens[..., None]).squeeze(-1)
-        return _rank_each_sequence(x, tokens, confidence, case, mask_id)
+    def build(inputs: Inputs) -> Step:
+        case, mask_id = inputs.case, inputs.mask_id
 
-    return step
+        def step(x: torch.Tensor, uniform=None):
+            tokens, confidence = filtering.draw(cut(inputs.logits.float() / case.temperature, case))
+            return _rank_each_sequence(x, tokens, confidence, case, mask_id)
+
+        return step
+
+    return build
 
 
 # -- PyTorch as one would write it with care
@@ -346,7 +344,7 @@ PROVIDERS = _registry(
             _ALL,
             conf_rtol=lambda dtype: 2e-6,
             confidences=_ALL_SCORES,
-            filtered=(False, True),
+            filters=("", *FILTERS),
         ),
         Provider(
             "llada",
@@ -381,10 +379,19 @@ PROVIDERS = _registry(
             "sorted_top_p",
             "eager",
             "LLaDA2's top_p: sort, softmax, cumsum, scatter, softmax, multinomial; topk per sequence",
-            sorted_top_p,
+            _filtered(filtering.top_p_by_sorting),
             noise="own",
             replay=uniform_peers.multinomial_noise,
-            filtered=(True,),
+            filters=("top_p",),
+        ),
+        Provider(
+            "eager_filters",
+            "eager",
+            "transformers' top_k and min_p: topk or softmax, masked_fill, softmax, multinomial; topk per sequence",
+            _filtered(filtering.top_k_or_min_p),
+            noise="own",
+            replay=uniform_peers.multinomial_noise,
+            filters=("top_k", "min_p"),
         ),
         Provider(
             "torch_fp32",

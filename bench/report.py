@@ -167,17 +167,25 @@ def markdown(rows: list[dict]) -> str:
     for machine, here in by_machine(rows):
         out += [f"{machine}{_busy_note(here)}:", ""]
         timed = [row for row in here if row.get("us") and row["case"]["op"] == "denoise_step"]
-        law_of = lambda row: (row["case"].get("top_p", 1.0) != 1.0, row["case"]["dist"], row["case"]["temperature"])
+        law_of = lambda row: (filter_text(row["case"]), row["case"]["dist"], row["case"]["temperature"])
         for filtered, dist, temperature in sorted(set(map(law_of, timed))):
             found = [row for row in timed if law_of(row) == (filtered, dist, temperature)]
             law = {"normal3": "N(0, 3)", "normal1": "N(0, 1)"}.get(dist, dist)
-            what = f", top_p {found[0]['case']['top_p']:g}" if filtered else ""
-            out += [f"One denoise step, temperature {temperature:g}{what}, {law} logits: time (time / ours).", ""]
+            out += [f"One denoise step, temperature {temperature:g}{filtered}, {law} logits: time (time / ours).", ""]
             out += markdown_table(*_speed_table(found))
         out += _must_reach(bars.verdicts(here))
         out += _must_reach(bars.verdicts(here, bars.FILTER_BARS))
     out += gpu_report.markdown(on_gpu)
     return "\n".join(out).rstrip() + "\n"
+
+
+def filter_text(case: dict) -> str:
+    """ ", top_p 0.9" of the case of a row, "" where nothing filters; older rows have not all fields."""
+    return "".join(
+        f", {name} {case[name]:g}"
+        for name, off in (("top_p", 1), ("top_k", 0), ("min_p", 0))
+        if case.get(name, off) != off
+    )
 
 
 def uniform_markdown(rows: list[dict]) -> str:

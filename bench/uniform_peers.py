@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from . import schedule
-from .cases import Case
 from .inputs import Inputs
 from .uniform_steps import CONFIDENT, Moved, Step, accept, is_stable, random_numbers, tempered
 
@@ -23,7 +22,7 @@ def sumi_posterior(x_hat: torch.Tensor, x: torch.Tensor, log_snr_t: float, log_s
     """(p(x_s | x_t) over the vocabulary, x_hat(x_t)) in the dtype of `x_hat`, with Sumi's clamps."""
     vocab = x_hat.shape[-1]
     alpha_t, alpha_s = (
-        torch.sigmoid(torch.tensor(v, dtype=x_hat.dtype, device=x.device)) for v in (log_snr_t, log_snr_s)
+        torch.sigmoid(torch.full((), v, dtype=x_hat.dtype, device=x.device)) for v in (log_snr_t, log_snr_s)
     )
     ratio = alpha_t / alpha_s.clamp(min=1e-12)
     noise_t, noise_s, noise_between = 1 - alpha_t, 1 - alpha_s, (1 - ratio).clamp(min=0)
@@ -34,7 +33,11 @@ def sumi_posterior(x_hat: torch.Tensor, x: torch.Tensor, log_snr_t: float, log_s
     return (q_s * likelihood / q_t[..., None]).clamp(min=0), held
 
 
-def _multinomial(law: torch.Tensor) -> torch.Tensor:
+def multinomial(law: torch.Tensor) -> torch.Tensor:
+    """A draw of each row. On a GPU torch.multinomial waits for the device to check the law; the race that it then runs can be
+    captured, which favours the peer."""
+    if law.is_cuda:
+        return (law / torch.empty_like(law).exponential_()).argmax(-1)
     return torch.multinomial(law.reshape(-1, law.shape[-1]), 1).view(law.shape[:-1])
 
 
@@ -46,7 +49,7 @@ def _sumi_step(inputs: Inputs, compiled: bool) -> Step:
 
     def whole(x: torch.Tensor, logits: torch.Tensor):
         posterior, held = sumi_posterior(tempered(logits, case.temperature).softmax(-1), x, *log_snrs)
-        tokens = _multinomial(posterior)
+        tokens = multinomial(posterior)
         x.copy_(tokens)
         return tokens, held
 
@@ -83,7 +86,7 @@ def _sumi_adaptive(inputs: Inputs) -> Step:
         gain = x_hat.max(-1).values - x_hat.gather(-1, x[..., None]).squeeze(-1)
         best = gain.topk(case.k, -1).indices
         if case.temperature:
-            tokens = _multinomial((z / case.temperature).softmax(-1))
+            tokens = multinomial((z / case.temperature).softmax(-1))
         else:
             tokens = z.argmax(-1)
         x.scatter_(1, best, tokens.gather(1, best))
@@ -94,21 +97,22 @@ def _sumi_adaptive(inputs: Inputs) -> Step:
 
 def multinomial_noise(inputs: Inputs) -> torch.Tensor:
     """What torch.multinomial divides the probabilities by before it takes the largest: fp32 exponentials `[rows, V]`."""
-    return torch.empty(inputs.case.rows, inputs.case.vocab).exponential_()
+    return torch.empty(inputs.case.rows, inputs.case.vocab, device=inputs.canvas.device).exponential_()
 
 
 # -- GIDD
 
 
-def _gidd_level(case: Case, time: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _gidd_level(inputs: Inputs, time: float) -> tuple[torch.Tensor, torch.Tensor]:
     """(alpha, noise per token `[V]`) in fp32, as its buffers hold them."""
+    case, device = inputs.case, inputs.canvas.device
     t = torch.tensor(time)
     uniform = torch.full((case.vocab,), 1 / (case.vocab - 1))
     uniform[case.mask_id] = 0
     mask = torch.zeros(case.vocab)
     mask[case.mask_id] = 1
     growth = 2 * schedule.P_UNIFORM / (1 - schedule.P_UNIFORM) * t.sqrt() * (1 - t).sqrt()
-    return (1 - t) / (1 + growth), (t * mask + growth * uniform) / (1 + growth)
+    return ((1 - t) / (1 + growth)).to(device), ((t * mask + growth * uniform) / (1 + growth)).to(device)
 
 
 def _inverse_cdf(law: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
@@ -126,7 +130,7 @@ def _noised(law: torch.Tensor, level: tuple[torch.Tensor, torch.Tensor]) -> torc
 def _gidd_step(inputs: Inputs, compiled: bool) -> Step:
     """Two softmaxes, because it asks for q_s and q_t one after the other."""
     case = inputs.case
-    levels = [_gidd_level(case, time) for time in schedule.times(case)]
+    levels = [_gidd_level(inputs, time) for time in schedule.times(case)]
 
     def whole(x: torch.Tensor, logits: torch.Tensor, uniform: torch.Tensor):
         (alpha_t, noise_t), (alpha_s, noise_s) = levels
@@ -159,7 +163,7 @@ def _gidd_q_sample(inputs: Inputs) -> Step:
     case = inputs.case
     if (size := 8 * case.rows * case.vocab) > _MOST_BYTES:
         raise RuntimeError(f"its one-hots alone take {size / 2**30:.0f} GiB here")
-    level = _gidd_level(case, 0.5)
+    level = _gidd_level(inputs, 0.5)
 
     def step(x: torch.Tensor, uniform=None) -> Moved:
         clean = F.one_hot(x, case.vocab).to(torch.float32)
@@ -210,7 +214,8 @@ def exponentials(uniform: torch.Tensor) -> torch.Tensor:
 
 
 def duo_noise(inputs: Inputs) -> torch.Tensor:
-    return exponentials(torch.rand(inputs.case.rows, inputs.case.vocab, dtype=torch.float64))
+    shape = inputs.case.rows, inputs.case.vocab
+    return exponentials(torch.rand(shape, dtype=torch.float64, device=inputs.canvas.device))
 
 
 # -- DiffusionGemma
@@ -222,13 +227,13 @@ def diffusion_gemma(inputs: Inputs) -> Step:
 
     def step(x: torch.Tensor, uniform=None) -> Moved:
         z = inputs.logits / case.temperature
-        drawn = _multinomial(z.softmax(-1, dtype=torch.float32))
+        drawn = multinomial(z.softmax(-1, dtype=torch.float32))
         argmax = z.argmax(-1)
-        entropy = torch.distributions.Categorical(logits=z).entropy()
+        entropy = _entropy(z)
         accepted = accept(entropy)
         canvas = torch.where(accepted, drawn, x)
         canvas = torch.where(~accepted, torch.randint(case.vocab, x.shape, device=x.device), canvas)
-        confident = torch.distributions.Categorical(logits=z).entropy().mean(-1) < CONFIDENT
+        confident = _entropy(z).mean(-1) < CONFIDENT
         done = is_stable(inputs, argmax) & confident
         x.copy_(canvas)
         return Moved(canvas, entropy, argmax, accepted, done)
@@ -236,6 +241,11 @@ def diffusion_gemma(inputs: Inputs) -> Step:
     return step
 
 
+def _entropy(z: torch.Tensor) -> torch.Tensor:
+    """On a GPU without the check of the logits, which waits for the device and cannot be captured: that favours the peer."""
+    return torch.distributions.Categorical(logits=z, validate_args=False if z.is_cuda else None).entropy()
+
+
 def diffusion_gemma_noise(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     variates = multinomial_noise(inputs)
-    return variates, torch.randint(inputs.case.vocab, inputs.canvas.shape)
+    return variates, torch.randint(inputs.case.vocab, inputs.canvas.shape, device=inputs.canvas.device)

@@ -60,6 +60,9 @@ def test_matrix():
     for entry in gpu_cases.MATRIX:
         taking = [p.name for p in gpu_peers.resolve(entry.peers) if p.takes(entry.case)]
         assert taking[0] == OURS and len(taking) > 2, entry.case.id
+    for filtered in (dict(top_p=0.9), dict(top_k=50), dict(min_p=0.05)):
+        for rows in (32, 1024):
+            assert Case(rows=rows, temperature=1.0, dist="normal1", **filtered) in cases
     first = gpu_cases.groups(list(gpu_cases.MATRIX))[0]
     assert [entry.case.id for entry in first] == [Case(model="llada2", vocab=VOCAB["llada2"], rows=32).id]
     assert all(len({entry.case.group for entry in group}) == 1 for group in gpu_cases.groups(list(gpu_cases.MATRIX)))
@@ -162,7 +165,7 @@ def test_rows_of_the_uniform_family(fields):
 def test_rehearsed_rows_are_never_results(tmp_path, capfd):
     out = tmp_path / "rows.jsonl"
     arguments = ["--device", "rehearsal", "--against", "llada,torch_fp32", "--out", str(out), "--seconds", "60"]
-    assert gpu.main([*arguments, "--filter", "^denoise.*(T=1|margin)"]) in (0, 4)
+    assert gpu.main([*arguments, "--filter", "^denoise.*(T=1 normal3 k=2$|margin)"]) in (0, 4)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 5 and {row["case"]["confidence"] for row in rows} == {"prob", "margin"}
     assert "nearest peer" in capfd.readouterr().out
