@@ -93,11 +93,16 @@ def tool(name):
     return found
 
 
+def with_array():
+    """Whether the NumPy extension is built. Without it the rest serves every Python >= 3.10."""
+    return "-DDLM_BUILD_PYBIND=OFF" not in shlex.split(os.environ.get("CMAKE_ARGS", ""))
+
+
 def pybind11_location():
     """Where CMake finds pybind11; without it only -DDLM_BUILD_PYBIND=OFF builds."""
+    if not with_array():
+        return []
     if importlib.util.find_spec("pybind11") is None:
-        if "DLM_BUILD_PYBIND=OFF" in os.environ.get("CMAKE_ARGS", ""):
-            return []
         sys.exit("dlm_kernels needs pybind11 to build: pip install pybind11 (or CMAKE_ARGS=-DDLM_BUILD_PYBIND=OFF)")
     import pybind11
 
@@ -175,7 +180,8 @@ setup(
     package_data={"dlm_kernels.demo": ["assets/*"]},
     ext_modules=[
         Extension("dlm_kernels._C", sources=[], py_limited_api=True),
-        Extension("dlm_kernels._array", sources=[]),
+        *([Extension("dlm_kernels._array", sources=[])] if with_array() else []),
     ],
+    options={} if with_array() else {"bdist_wheel": {"py_limited_api": "cp310"}},
     cmdclass={"build_ext": BuildWithCMake},
 )

@@ -65,6 +65,10 @@ DLM_API int32_t dlm_cuda_transition_step(const dlm::TransitionArgs* args, void* 
 DLM_API int32_t dlm_cuda_q_sample(const dlm::NoisingArgs* args, void* scratch, void* stream, dlm_error* error);
 // Whether all arrival counters are back at 0 once the current device is idle, as they always must be. For tests: waits.
 DLM_API int32_t dlm_cuda_counters_at_rest(void);
+// The CUDA version of the driver here, 1000 major + 10 minor, or 0 without one; and whether kernels of this build run
+// on it (1 without one). Neither initialises CUDA.
+DLM_API int32_t dlm_cuda_driver_version(void);
+DLM_API int32_t dlm_cuda_driver_suffices(void);
 // Reads `bytes` once (16-byte aligned, a multiple of 16) and nearly never writes to `sink`: a bench's read bandwidth.
 DLM_API int32_t dlm_cuda_read_stream(const void* data, int64_t bytes, uint32_t* sink, void* stream, dlm_error* error);
 

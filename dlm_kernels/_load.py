@@ -9,13 +9,15 @@ import ctypes
 import functools
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from . import _diagnosis
+
 BACKENDS = ("auto", "cuda", "cpu", "reference")
-TORCH_MINIMUM = (2, 10)
 # csrc/core/dtype.h
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -46,22 +48,18 @@ def load() -> Loaded:
     if wanted == "reference":
         return Loaded("reference")
     try:
-        _check_torch()
+        _diagnosis.check_torch()
         from . import _C  # noqa: F401  (importing registers the kernels)
     except Exception as error:
+        explained = ImportError(_diagnosis.loader_error(error, _build_info_or_none()))
         if strict():
-            raise ImportError(f"dlm_kernels: the compiled extension cannot be used: {error}") from error
-        return Loaded("reference", error)
-    if wanted == "cuda" and "cuda" not in build_info()["backends"]:
-        raise RuntimeError("DLM_KERNELS_BACKEND: this build has no CUDA backend (built for: cpu), got cuda")
+            raise ImportError(f"dlm_kernels: the compiled extension cannot be used: {explained}") from error
+        return Loaded("reference", explained)
+    if wanted == "cuda":
+        why = _diagnosis.no_cuda_kernels(build_info(), cuda_driver())
+        if why:
+            raise RuntimeError(f"DLM_KERNELS_BACKEND: {why}, got cuda")
     return Loaded("cpu")  # and CUDA tensors too, where the build and the machine have it
-
-
-def _check_torch():
-    version = tuple(int(n) for n in torch.__version__.split("+")[0].split(".")[:2])
-    if version < TORCH_MINIMUM:
-        minimum = ".".join(map(str, TORCH_MINIMUM))
-        raise ImportError(f"built for torch >= {minimum} (LibTorch stable ABI), found torch {torch.__version__}")
 
 
 def library_path() -> Path:
@@ -87,6 +85,38 @@ def build_info() -> dict:
     return json.loads(native.dlm_build_info())
 
 
+def _build_info_or_none() -> dict | None:
+    try:
+        return build_info()
+    except (OSError, AttributeError):
+        return None
+
+
+def cuda_driver() -> dict | None:
+    """The driver here: its own version (None if it does not say), the CUDA it is for, and whether this build's kernels run
+    on it. None without one, or for a build without CUDA. Does not initialise CUDA."""
+    if "cuda" not in build_info()["backends"]:
+        return None
+    native = ctypes.CDLL(str(library_path()))
+    cuda = native.dlm_cuda_driver_version()
+    if cuda == 0:
+        return None
+    return {
+        "version": _driver_version(),
+        "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
+        "suffices": bool(native.dlm_cuda_driver_suffices()),
+    }
+
+
+def _driver_version() -> str | None:
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", text)
+    return found[0] if found else None
+
+
 def why_not_cuda() -> str | None:
     """Why CUDA tensors do not run native kernels: what was built, and what is here. None where they do."""
     wanted = requested_backend()
@@ -95,19 +125,8 @@ def why_not_cuda() -> str | None:
     loaded = load()
     if loaded.error is not None:
         return f"the compiled extension cannot be used: {loaded.error}"
-    built = build_info()
-    if "cuda" not in built["backends"]:
-        return "this build has no CUDA backend (built for: cpu)"
-    if not torch.cuda.is_available():
-        toolkit, sms = built["cuda"]["toolkit"], ", ".join(built["cuda"]["architectures"])
-        return f"built for CUDA {toolkit} ({sms}), here is {_cuda_here()}"
-    return None
-
-
-def _cuda_here() -> str:
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__}, which has no CUDA"
-    return f"torch {torch.__version__} without a usable GPU or driver"
+    built, driver = build_info(), cuda_driver()
+    return _diagnosis.no_cuda_kernels(built, driver) or _diagnosis.no_cuda_device(built, driver)
 
 
 def cpu_isas() -> list[str]:

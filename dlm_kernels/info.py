@@ -21,6 +21,7 @@ def collect() -> dict:
     }
     facts["built"] = _or_error(_built)
     facts["torch"] = _or_error(_torch)
+    facts["driver"] = _or_error(_driver)
     facts["backends"] = _or_error(_backends)
     facts["numpy_entry"] = _or_error(_numpy_entry)
     return facts
@@ -54,6 +55,12 @@ def _torch():
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
     return {"version": torch.__version__, "cuda": torch.version.cuda, "threads": torch.get_num_threads(), "gpus": gpus}
+
+
+def _driver():
+    from . import _load
+
+    return _load.cuda_driver() or {"version": None}
 
 
 def _backends():

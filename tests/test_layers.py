@@ -16,7 +16,7 @@ NATIVE = {
     "cpu": (["core/", "cpu/", "api.h"], [STANDARD, r"(imm|x86)intrin\.h", r"arm_neon\.h"]),
     "cuda": (
         ["core/", "cuda/", "api.h"],
-        [STANDARD, r"cuda_\w+\.h", r"cuda/.*", r"cub/.*", r"cooperative_groups.*", r"mma\.h"],
+        [STANDARD, r"dlfcn\.h", r"cuda_\w+\.h", r"cuda/.*", r"cub/.*", r"cooperative_groups.*", r"mma\.h"],
     ),
     "torch": (
         ["torch/", "ops.h", "api.h"],

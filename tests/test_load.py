@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
 import dlm_kernels
-from dlm_kernels import _load, reference
+from dlm_kernels import _diagnosis, _load, reference
 
 STEP = """
 import torch, warnings
@@ -122,10 +123,135 @@ def test_a_broken_library_falls_back_with_one_warning(run_python, copied_package
     assert CAUSES[breakage] in json.dumps(json.loads(info))
 
 
+OLD_DRIVER = """
+int cuDriverGetVersion(int* version) { *version = 12080; return 0; }
+int cuInit(unsigned flags) { __builtin_trap(); }
+"""
+
+
+@pytest.fixture
+def old_driver(tmp_path):
+    """A folder with a libcuda.so.1 that is for CUDA 12.8 and must not be asked for anything else."""
+    (tmp_path / "driver.c").write_text(OLD_DRIVER)
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs gcc")
+    library = tmp_path / "libcuda.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
+    return str(tmp_path)
+
+
+@native
+def test_a_driver_that_is_too_old(run_python, old_driver):
+    """CUDA tensors go to the reference, and info says which driver is needed; nothing initialises CUDA."""
+    if "cuda" not in _load.build_info()["backends"]:
+        pytest.skip("this build has no CUDA")
+    done = run_python(
+        """
+import json, torch
+from dlm_kernels import _load, _ops
+registered = torch._C._dispatch_has_kernel_for_dispatch_key("dlm_kernels::denoise_step_", "CUDA")
+print(json.dumps([registered, _load.cuda_driver(), _load.why_not_cuda(), _load.load().backend]))
+""",
+        LD_LIBRARY_PATH=old_driver,
+    )
+    registered, driver, why, backend = json.loads(done.stdout)
+    assert not registered and backend == "cpu"
+    assert driver["cuda"] == "12.8" and not driver["suffices"]
+    assert "needs NVIDIA driver 580 or newer" in why and "CUDA 12.8" in why and "built for CUDA 12" in why
+    refused = run_python(
+        "from dlm_kernels import _ops", check=False, LD_LIBRARY_PATH=old_driver, DLM_KERNELS_BACKEND="cuda"
+    )
+    assert "DLM_KERNELS_BACKEND: built for CUDA 13" in refused.stderr.splitlines()[-1]
+
+
+WITH_CUDA = {
+    "backends": ["cpu", "cuda"],
+    "cuda": {"toolkit": "13.0.88", "architectures": ["sm_80", "sm_90", "compute_90"]},
+}
+WITHOUT_CUDA = {"backends": ["cpu"], "cuda": None}
+DRIVERS = {
+    "none": None,
+    "old": {"version": "570.86.15", "cuda": "12.8", "suffices": False},
+    "good": {"version": "580.65.06", "cuda": "13.0", "suffices": True},
+}
+
+
+@pytest.mark.parametrize(
+    "built, driver, words",
+    [
+        (WITHOUT_CUDA, "good", ["no CUDA backend", "built for: cpu", "install a wheel with +cu"]),
+        (WITH_CUDA, "none", []),
+        (WITH_CUDA, "good", []),
+        (
+            WITH_CUDA,
+            "old",
+            ["CUDA 13.0.88", "driver 580 or newer", "here is driver 570.86.15 (CUDA 12.8)", "update the driver"],
+        ),
+    ],
+)
+def test_a_wheel_for_another_cuda(built, driver, words):
+    why = _diagnosis.no_cuda_kernels(built, DRIVERS[driver])
+    assert why is None if not words else all(word in why for word in words)
+
+
+@pytest.mark.parametrize(
+    "torch_cuda, gpu, driver, words",
+    [
+        (
+            None,
+            None,
+            "good",
+            ["built for CUDA 13.0.88 (sm_80, sm_90, compute_90)", torch.__version__, "which has no CUDA"],
+        ),
+        ("13.0", None, "none", ["here is torch", "no NVIDIA driver"]),
+        ("13.0", None, "good", ["driver 580.65.06 (CUDA 13.0), but no usable GPU"]),
+        ("13.0", (7, 5), "good", ["built for sm_80 and newer", "Old (cuda:0) with sm_75"]),
+        ("13.0", (9, 0), "good", []),
+        ("13.0", (12, 1), "good", []),
+    ],
+)
+def test_a_gpu_that_cannot_be_used(monkeypatch, torch_cuda, gpu, driver, words):
+    monkeypatch.setattr(torch.version, "cuda", torch_cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Old")
+    why = _diagnosis.no_cuda_device(WITH_CUDA, DRIVERS[driver])
+    assert why is None if not words else all(word in why for word in words)
+
+
+@pytest.mark.parametrize(
+    "error, built, words",
+    [
+        ("cannot import name '_C' from 'dlm_kernels'", None, ["unknown device", "was not built here"]),
+        ("/lib/libc.so.6: version `GLIBC_2.34' not found", WITHOUT_CUDA, ["built for CPUs", "this system is older"]),
+        ("_C.abi3.so: undefined symbol: torch_list_size", WITH_CUDA, ["built for CUDA 13.0.88", "this torch lacks"]),
+        ("_C.abi3.so: undefined symbol: dlm_cpu_row_kl", WITH_CUDA, ["two versions", "--force-reinstall dlm_kernels"]),
+        ("libc10.so: cannot open shared object file", WITH_CUDA, ["--force-reinstall torch"]),
+        (
+            "libdlm_kernels.so: cannot open shared object file",
+            None,
+            ["missing or broken", "--force-reinstall dlm_kernels"],
+        ),
+        (
+            "libstdc++.so.6: version `GLIBCXX_3.4.30'\n not found",
+            WITH_CUDA,
+            ["`GLIBCXX_3.4.30' not found", "--no-build"],
+        ),
+    ],
+)
+def test_what_to_install(error, built, words):
+    text = _diagnosis.loader_error(ImportError(error), built)
+    assert all(word in text for word in [*words, f"here is torch {torch.__version__}", "torch >= 2.10"])
+    assert "\n" not in text
+
+
 @native
 def test_an_old_torch_is_named(run_python):
     lines = run_python("import torch\ntorch.__version__ = '2.9.1+cpu'\n" + STEP).stdout.splitlines()
-    assert lines[0].endswith("reference") and "2.9.1" in lines[1] and "2.10" in lines[1]
+    assert lines[0].endswith("reference") and "2.9.1" in lines[1]
+    assert "torch >= 2.10" in lines[1] and "pip install 'torch>=2.10'" in lines[1]
 
 
 def test_the_reference_can_be_asked_for(run_python):
@@ -148,7 +274,7 @@ def test_info_says_why_cuda_tensors_run_the_reference(run_python):
     if "cuda" not in built["backends"]:
         want = ["no CUDA backend", "built for: cpu"]
     elif not torch.cuda.is_available():
-        want = ["built for CUDA", built["cuda"]["toolkit"], "here is torch", torch.__version__]
+        want = ["built for CUDA", built["cuda"]["toolkit"], "here is"]
     else:
         want = ["None"]
     assert all(text in run_python(code).stdout for text in want)

@@ -19,6 +19,12 @@ int32_t call(const Args* args, void* scratch, void* stream, dlm_error* error, Op
 
 DLM_API int64_t dlm_cuda_scratch_bytes(int64_t rows, int64_t vocab) { return dlm::cuda::scratch_bytes(rows, vocab); }
 
+DLM_API int32_t dlm_cuda_driver_version(void) { return dlm::cuda::driver_version(); }
+
+DLM_API int32_t dlm_cuda_driver_suffices(void) {
+  return dlm::cuda::driver_suffices(dlm::cuda::driver_version()) ? 1 : 0;
+}
+
 DLM_API int32_t dlm_cuda_counters_at_rest(void) { return dlm::cuda::counters_at_rest() ? 1 : 0; }
 
 DLM_API int32_t dlm_cuda_row_stats(const dlm::RowStatsArgs* args, void* scratch, void* stream, dlm_error* error) {

@@ -9,11 +9,12 @@
 #include "launch.h"
 
 namespace dlm::cuda {
-namespace {
 
 constexpr int64_t kPool = 1 << 20;  // 4 MiB of each device
 
 __device__ uint32_t pool[kPool];
+
+namespace {
 
 #if defined(DLM_SIMT)
 

@@ -13,6 +13,8 @@ __device__ Ranked* space_of(const SortSpace& space, const Geometry& g, int64_t b
   return space.global + (g.packed ? 2 * count_rows(g, 0, b) : b * space.capacity);
 }
 
+}  // namespace
+
 __global__ void __launch_bounds__(kDecideThreads, 1)
     sequences_kernel(const __grid_constant__ RowsJob job, const SortSpace space) {
   finish_sequence(job, blockIdx.x, space_of(space, job.resolved.geometry, blockIdx.x));
@@ -41,8 +43,6 @@ __global__ void __launch_bounds__(kDecideThreads, 1)
       [](int64_t) { return 0.0; }, [](int64_t) { return 0.0; });
   commit_ranked(a.decide, b, ranked, rows, a.out, [&](int64_t row, const Place& at) { return unmask(a, g, row, at); });
 }
-
-}  // namespace
 
 void launch_sequences(const RowsJob& job, const SortSpace& space, void* stream) {
   const int64_t batch = job.args.step.decide.x.shape[0];

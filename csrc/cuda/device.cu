@@ -3,6 +3,10 @@
 
 #include "job.h"
 
+#if !defined(DLM_SIMT)
+#include <dlfcn.h>
+#endif
+
 namespace dlm::cuda {
 
 #if defined(DLM_SIMT)
@@ -10,6 +14,8 @@ namespace dlm::cuda {
 int current_device() { return 0; }
 int multiprocessors() { return 2; }  // so that a few rows are enough to see both split rows and whole ones
 uint64_t capture_id(void*) { return 0; }
+int32_t driver_version() { return 0; }
+bool driver_suffices(int32_t) { return true; }
 
 #else
 
@@ -31,6 +37,18 @@ uint64_t capture_id(void* stream) {
   if (cudaStreamGetCaptureInfo(static_cast<cudaStream_t>(stream), &status, &id) != cudaSuccess) cudaGetLastError();
   return status == cudaStreamCaptureStatusActive ? id : 0;
 }
+
+// Not by the runtime, which may initialise CUDA: a process that only imports must stay free to fork.
+int32_t driver_version() {
+  void* const driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+  void* const ask = driver == nullptr ? nullptr : dlsym(driver, "cuDriverGetVersion");
+  int version = 0;
+  if (ask == nullptr || reinterpret_cast<int (*)(int*)>(ask)(&version) != 0) return 0;
+  return version;
+}
+
+// A driver runs what any minor version of its own major one, or an older major one, compiled.
+bool driver_suffices(int32_t version) { return version == 0 || version / 1000 >= CUDART_VERSION / 1000; }
 
 #endif
 

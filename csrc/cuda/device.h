@@ -1,6 +1,8 @@
 // What a kernel here may use, whoever compiles it: nvcc, or g++ with the SIMT runtime of the tests, which executes
 // these very sources on the CPU. House rules that follow from it: shared memory only through DLM_SHARED, launches only
-// through launch.h, PTX only in intrinsics.h, no __activemask(), no exit of part of a block before a barrier.
+// through launch.h, PTX only in intrinsics.h, no __activemask(), no exit of part of a block before a barrier. For
+// nvcc: no kernel or device variable in an anonymous namespace, which it names after the path of the source, so that no
+// two builds are equal.
 #pragma once
 
 #if defined(DLM_SIMT_HEADER)

@@ -74,6 +74,8 @@ struct Part {
   }
 };
 
+}  // namespace
+
 __global__ void __launch_bounds__(kDivergenceThreads)
     divergence_kernel(const __grid_constant__ DivergenceArgs a, const __grid_constant__ Resolved r) {
   const Geometry& g = r.geometry;
@@ -99,8 +101,6 @@ __global__ void __launch_bounds__(kDivergenceThreads)
   }
   if (threadIdx.x == 0) store(a.out, row, asked, d);
 }
-
-}  // namespace
 
 void launch_divergence(const DivergenceArgs& args, const Resolved& resolved, void* stream) {
   launch("divergence", divergence_kernel, resolved.geometry.num_rows, kDivergenceThreads, 0, stream, args, resolved);

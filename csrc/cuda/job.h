@@ -73,5 +73,7 @@ void launch_noising(const NoisingArgs& args, const Resolved& resolved, void* str
 int current_device();
 int multiprocessors();              // of the current device
 uint64_t capture_id(void* stream);  // of the CUDA graph that the stream is being captured into; 0: none
+int32_t driver_version();           // 1000 major + 10 minor of the CUDA that the driver is for; 0: no driver
+bool driver_suffices(int32_t version);
 
 }  // namespace dlm::cuda

@@ -3,7 +3,6 @@
 #include "launch.h"
 
 namespace dlm::cuda {
-namespace {
 
 constexpr int kNoisingThreads = 256;
 
@@ -14,8 +13,6 @@ __global__ void __launch_bounds__(kNoisingThreads)
   const int64_t b = quotient(i, length);
   noise_position(a, r, Place{b, i - b * length});
 }
-
-}  // namespace
 
 void launch_noising(const NoisingArgs& args, const Resolved& resolved, void* stream) {
   const int64_t blocks = (numel(args.x) + kNoisingThreads - 1) / kNoisingThreads;

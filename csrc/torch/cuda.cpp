@@ -41,9 +41,10 @@ class Cuda {
   void* stream_ = nullptr;
 };
 
+// Left to the reference where the driver is too old: torch itself may be of a CUDA that it does run.
 bool wanted() {
   const char* const backend = std::getenv("DLM_KERNELS_BACKEND");
-  return backend == nullptr || strcmp(backend, "cpu") != 0;
+  return (backend == nullptr || strcmp(backend, "cpu") != 0) && dlm_cuda_driver_suffices() != 0;
 }
 
 }  // namespace
