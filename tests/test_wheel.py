@@ -290,6 +290,27 @@ def test_differences_are_named(tmp_path):
     assert inspection.differences(one, other) == [f"{INFO}/RECORD", "dlm_kernels/_C.abi3.so"]
 
 
+def test_packing_in_order(tmp_path):
+    """Another order, other times and modes: the same bytes after all, and the same files."""
+    one, other = tmp_path / "a.whl", tmp_path / "b.whl"
+    files = write_wheel(one)
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("dlm_kernels/", b"")
+        for name, data in reversed(files.items()):
+            lines = data.splitlines(keepends=True)
+            entry = zipfile.ZipInfo(name, (2026, 1, 2, 3, 4, 6))
+            archive.writestr(entry, b"".join(reversed(lines)) if name.endswith("RECORD") else data)
+    assert inspection.differences(one, other)
+    for wheel in (one, other):
+        build.pack_in_order(wheel, 1_700_000_000)
+    assert inspection.differences(one, other) == []
+    with zipfile.ZipFile(one) as archive:
+        assert {n: archive.read(n) for n in archive.namelist() if n != f"{INFO}/RECORD"} == {
+            n: d for n, d in files.items() if n != f"{INFO}/RECORD"
+        }
+        assert {entry.date_time for entry in archive.infolist()} == {(2023, 11, 14, 22, 13, 20)}
+
+
 def test_sizes_add_up(tmp_path):
     write_wheel(tmp_path / "a.whl", {"dlm_kernels/libdlm_kernels.so": bytes(range(256)) * 100})
     table = inspection.sizes(tmp_path / "a.whl").splitlines()

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import subprocess
+import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ TOOLS = ("setuptools>=77", "wheel", "ninja", "cmake", "pybind11", "auditwheel", 
 # Its headers and link libraries only, so none of what it depends on; the wheel holds nothing of it and runs beside any
 # torch >= 2.10.
 TORCH = os.environ.get("TORCH", "torch==2.13.0")
+FIRST_DAY = 315532800  # 1980, that a zip can tell
 FOREIGN = ("FORCE_CUDA", "CUDA_PATH", "DLM_KERNELS_EMULATE_AVX512", "PYTHONHOME", "CFLAGS", "LDFLAGS")
 
 
@@ -85,7 +88,22 @@ def source_date():
     if asked:
         return asked
     commit = subprocess.run(["git", "-C", ROOT, "log", "-1", "--format=%ct"], capture_output=True, text=True)
-    return commit.stdout.strip() or "315532800"
+    return commit.stdout.strip() or str(FIRST_DAY)
+
+
+def pack_in_order(wheel, seconds):
+    """The same files, sorted and of one time: auditwheel packs them as the file system lists them."""
+    date = time.gmtime(max(seconds, FIRST_DAY))[:6]
+    with zipfile.ZipFile(wheel) as archive:
+        files = {entry: archive.read(entry) for entry in archive.infolist() if not entry.is_dir()}
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for old, data in sorted(files.items(), key=lambda item: item[0].filename):
+            entry = zipfile.ZipInfo(old.filename, date)
+            entry.external_attr = (0o100755 if old.filename.endswith(".so") else 0o100644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            if old.filename.endswith(".dist-info/RECORD"):
+                data = b"".join(sorted(data.splitlines(keepends=True)))
+            archive.writestr(entry, data)
 
 
 class Build:
@@ -113,7 +131,9 @@ class Build:
         )  # fmt: skip
         repair = [python.executable.parent / "auditwheel", "repair", "--exclude", "libtorch*", "--exclude", "libc10*"]
         run([*repair, "-w", tagged, *raw.glob("*.whl")], env=environment, quiet=True)
-        return next(tagged.glob("*.whl"))
+        wheel = next(tagged.glob("*.whl"))
+        pack_in_order(wheel, int(source_date()))
+        return wheel
 
     def environment(self, python, array):
         settings = {
