@@ -61,7 +61,7 @@ def dllm(count, steps, schedule="linear", *, stochastic=False, generator=None):
         steps: of the schedule. The plan has no more columns than the longest sequence has steps that commit something, which
             waits for the device.
         schedule: "linear" or "cosine"; or alpha(t), the share of data at time t in [0, 1], from and to a float32 tensor.
-        stochastic: draw every step from Binomial(what is left, the share), from ``generator`` if given.
+        stochastic, generator: draw every step from Binomial(what is left, the share), from ``generator`` if given.
 
     Returns int64 [B, at most steps]; zeros come last. The arithmetic is the original's, fp32 up to the share.
     """

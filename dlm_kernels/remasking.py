@@ -94,6 +94,7 @@ def wino_step_(
         logits: float32, float16 or bfloat16 [B, W, V]; row (b, i) is for position start_b + i.
         shadow_logits: likewise: of the shadow of that position, which sees all others but not its token. Only what a filled
             position's shadow says counts. The caller runs the model with shadows in place.
+        threshold, shadow_threshold: of the confidence going in, and of the probability going out.
         accepted: int64 [B], updated in place: how many were filled in the step before. Begin with 30, as the original does.
         mask_id, window, frozen, start, step, trace: as in ``denoise_step_``. Prompts must be frozen, or outside the window.
         law: temperature, seed, generator, suppress, ... of ``draw_tokens``, and its confidence.
@@ -195,6 +196,7 @@ def dinfer_remask_step_(
     Args:
         x, logits: as in ``wino_step_``.
         threshold, low_threshold: numbers, None for off.
+        remask_threshold: below it a filled position counts as open again.
         mask_id, window, frozen, start, step, trace: as in ``denoise_step_``. Prompts must be frozen, or outside the window.
         law: temperature, seed, generator, suppress, ... of ``draw_tokens``, and its confidence.
 

@@ -98,8 +98,7 @@ def renoise_step_(
 
     Args:
         x: int64 or int32 [B, L], the canvas; written everywhere that is read.
-        logits, temperature, seed, step, generator, start, rows, shift, window, frozen, suppress, uncond_logits, cfg_scale,
-            top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties, confidence, conf_dtype: as in ``denoise_step_``.
+        logits: float32, float16 or bfloat16, dense [B, W, V] or packed [R, V] with ``rows``, as in ``denoise_step_``.
         entropy_bound: accept from the lowest entropy up, as long as the entropies before the position sum to at most this (nats).
         rule: accept by this rule instead. With keep_accepted its quota counts all that was ever accepted: TopK(k) and
             Threshold(tau, at_least=k) take k over the whole run so far.
@@ -115,6 +114,8 @@ def renoise_step_(
         uniform: float64 in [0, 1), row-shaped + [2]: the numbers for draw and noise, instead of the keyed ones.
         check: raise if a row that was read is bad, naming the first (b, i), before x or state is written. Synchronises.
         trace: a RevisionTrace that takes note of the step, under the number ``step``. It follows the argmax.
+
+    The other arguments are those of ``denoise_step_``.
 
     Returns:
         RenoiseResult(tokens, argmax, entropy, confidence, accepted, num_accepted, num_bad, done, x).

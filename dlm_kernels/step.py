@@ -107,7 +107,8 @@ def draw_tokens(
             or packed [R, V] with ``rows`` int64 [R] = b * length + position, -1 for padding.
         length: the canvas length L that ``rows`` refers to.
         given: int64, row-shaped: what every position holds, which the confidences "gain" and "change" compare with.
-        The others are those of ``denoise_step_``.
+
+    The other arguments are those of ``denoise_step_``.
 
     Returns:
         Draw(tokens, confidence, entropy, logprob, key, bad). The same tokens and confidences ``denoise_step_`` would use.
@@ -189,7 +190,7 @@ def denoise_step_(
     Args:
         x: int64 or int32 [B, L], the canvas; written where committed.
         logits: float32, float16 or bfloat16. Dense [B, W, V]: row (b, i) is for position start_b + i. Packed [R, V] with
-            ``rows`` int64 [R]: b * L + position, -1 for padding, no position twice. Any strides, unit stride in V.
+            ``rows``. Any strides, unit stride in V.
         mask_id: the token of an open position; may lie outside the vocabulary. None: every position is open, whatever it holds.
             That makes the selecting steps of the uniform family: with ``confidence="gain"`` Sumi's and GIDD's adaptive step, with
             "change" GIDD's self-correction, and TopK(L) at temperature 0 is the greedy overwrite.
@@ -202,10 +203,11 @@ def denoise_step_(
             confidence exceeds ``edit``, beside the rule and its quota. Prompts must be frozen, or outside the window. None: off.
         edits_left: int64 [B], updated in place: in how many more steps a sequence without a mask may still edit (LLaDA2.1's
             max_post_steps). Such a step lowers it by one. None: no limit.
-        temperature: >= 0, a float or float32 [B]. 0 is the argmax, lowest index on ties; otherwise an exact draw from
+        temperature: a float >= 0, or float32 [B]. 0 is the argmax, lowest index on ties; otherwise an exact draw from
             softmax(z / T).
         seed: int64 [B], one per request; an int is the same seed for every sequence (``request_seeds`` makes different
-            ones); None draws fresh ones, from ``generator`` if given. Noise is keyed by (seed, position, step).
+            ones); None draws fresh ones. Noise is keyed by (seed, position, step).
+        generator: a torch.Generator for fresh seeds; None: torch's own.
         step: int or int64 tensor of one element: another step, other noise.
         confidence: "prob" p(token), "margin" p1 - p2, "neg_entropy", "random" (keyed noise), "gain" p(argmax) - p(what the
             position holds), or "change" p(token), but 0 where the position holds it already.
@@ -216,18 +218,22 @@ def denoise_step_(
         rank_temperature: with TopK, rank at random: the positions are drawn one after the other, without replacement, from
             softmax(confidence / rank_temperature), by keyed noise: Dream's alg_temp. The reported confidence is the plain one.
             0 or None: off.
-        start: int or int64 [B], first position of the logits; default 0.
+        start: int or int64 [B], first position of dense logits; default 0.
+        rows: int64 [R], the places of packed logits: b * L + position, -1 for padding, no position twice.
         shift: -1: position i reads row i - 1, the first row itself (Dream). Dense logits only.
-        window: (start, stop): positions that may change. frozen: bool [B, L], True where they may not.
-        suppress: token ids never drawn: their logit counts as -inf. demote: ids whose positions rank last.
+        window: (start, stop): positions that may change.
+        frozen: bool [B, L], True where they may not.
+        suppress: token ids never drawn: their logit counts as -inf.
+        demote: token ids whose positions rank last.
         uncond_logits, cfg_scale: z = u + (w + 1) (c - u).
         top_k, top_p, min_p: numbers or [B] tensors; None, 0, 1 and 0 are off. What is left of softmax(z / T), renormalised, is
             drawn from: the k most probable tokens; of these the most probable whose mass, before each, is at most p; of these
             those of at least min_p times the largest probability. Equal logits count from the lowest index. At T = 0 the argmax
             stays the draw, and the filters are those at T = 1.
         filter_order: "top_k_first": top_p counts the mass that top_k left (transformers, LLaDA2, vLLM), or "top_p_first": all of
-            it (Dream). top_p_crossing: "keep" the token that crosses p (transformers), or "drop" it unless it is the first
-            (ReMDM). top_k_ties: of tokens that tie with the k-th, keep the "lowest" or "all" (transformers).
+            it (Dream).
+        top_p_crossing: "keep" the token that crosses p (transformers), or "drop" it unless it is the first (ReMDM).
+        top_k_ties: of tokens that tie with the k-th, keep the "lowest" or "all" (transformers).
         uniform: float64 in [0, 1), row-shaped: the uniforms to draw with, instead of the keyed ones.
         check: raise if a row that was read is bad, naming the first (b, i), before anything is written. Synchronises.
         trace: a RevisionTrace that takes note of the step, under the number ``step``.

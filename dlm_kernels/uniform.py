@@ -57,7 +57,7 @@ def transition_step_(
         logits: float32, float16 or bfloat16, of x_0. Dense [B, W, V]: row (b, i) is for position start_b + i. Packed [R, V] with
             ``rows`` int64 [R]: b * L + position, -1 for padding, no position twice. Any strides, unit stride in V.
         transition: from ``dlm_kernels.transitions``: which step, from which noise level to which.
-        temperature: >= 0, a float or float32 [B]. The law is softmax(z / T); 0 is its argmax alone (not with ``redraw``).
+        temperature: a float >= 0, or float32 [B]. The law is softmax(z / T); 0 is its argmax alone (not with ``redraw``).
         seed, step, generator: as in ``denoise_step_``. Every step of a run needs a number of its own: two steps of one seed and
             one number draw the same noise. Route, draw and noise use streams of their own.
         mask_id: the mask, where there is one. No law and no uniform noise ever draws it; a transition with mask noise needs it.
@@ -134,9 +134,14 @@ def uniform_step_(x, logits, *, alpha_t, alpha_s, prediction="plug_in", tempered
             networks trained by cross-entropy give it (diffusers' DiscreteDDIM).
         tempered: for "denoiser": the temperature acts "before" or "after" the shift that takes x_t out of the law. At T = 0 the
             law is its argmax either way.
-        The others are those of ``transition_step_``.
 
-    Returns, Raises: as ``transition_step_``; ValueError also for alpha outside [0, 1] and alpha_s < alpha_t.
+    The other arguments are those of ``transition_step_``.
+
+    Returns:
+        TransitionResult(tokens, route, p_current, confidence, num_changed, num_bad, x).
+
+    Raises:
+        TypeError, ValueError: as ``transition_step_``; ValueError also for alpha outside [0, 1] and alpha_s < alpha_t.
     """
     make = transitions.uniform
     if not is_compiling() and _is_constant(alpha_t) and _is_constant(alpha_s):
