@@ -182,7 +182,7 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     config = ROOT / "docs" / "site" / "mkdocs.yml"
     done = subprocess.run(
-        [mkdocs, "build", "--strict", "--quiet", "--config-file", config, "--site-dir", folder],
+        [mkdocs, "build", "--strict", "--config-file", config, "--site-dir", folder],
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
