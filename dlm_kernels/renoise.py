@@ -114,8 +114,7 @@ def renoise_step_(
         uniform: float64 in [0, 1), row-shaped + [2]: the numbers for draw and noise, instead of the keyed ones.
         check: raise if a row that was read is bad, naming the first (b, i), before x or state is written. Synchronises.
         trace: a RevisionTrace that takes note of the step, under the number ``step``. It follows the argmax.
-
-    The other arguments are those of ``denoise_step_``.
+        The others are those of ``denoise_step_``.
 
     Returns:
         RenoiseResult(tokens, argmax, entropy, confidence, accepted, num_accepted, num_bad, done, x).

@@ -107,8 +107,7 @@ def draw_tokens(
             or packed [R, V] with ``rows`` int64 [R] = b * length + position, -1 for padding.
         length: the canvas length L that ``rows`` refers to.
         given: int64, row-shaped: what every position holds, which the confidences "gain" and "change" compare with.
-
-    The other arguments are those of ``denoise_step_``.
+        The others are those of ``denoise_step_``.
 
     Returns:
         Draw(tokens, confidence, entropy, logprob, key, bad). The same tokens and confidences ``denoise_step_`` would use.

@@ -134,8 +134,7 @@ def uniform_step_(x, logits, *, alpha_t, alpha_s, prediction="plug_in", tempered
             networks trained by cross-entropy give it (diffusers' DiscreteDDIM).
         tempered: for "denoiser": the temperature acts "before" or "after" the shift that takes x_t out of the law. At T = 0 the
             law is its argmax either way.
-
-    The other arguments are those of ``transition_step_``.
+        The others are those of ``transition_step_``.
 
     Returns:
         TransitionResult(tokens, route, p_current, confidence, num_changed, num_bad, x).

@@ -161,7 +161,7 @@ def test_docstrings_have_the_arguments_of_the_signature(function):
     documented = {name for line in re.findall(r"^    (\w[\w, ]*):", block, re.M) for name in line.split(", ")}
     arguments = inspect.signature(function).parameters
     assert documented <= set(arguments)
-    if "The other arguments are those of" not in text:
+    if "The others are those of" not in text:
         assert documented == set(arguments)
 
 

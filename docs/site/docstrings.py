@@ -1,10 +1,12 @@
-"""Fields of the result classes, for the API pages: the comment behind a field is what there is to say about it."""
+"""What help() shows well and the API pages would not: comments behind fields, and a sentence among the arguments."""
+
+import re
 
 import griffe
 
 
-class FieldComments(griffe.Extension):
-    """Gives a class whose fields have comments an Attributes section made of them."""
+class Docstrings(griffe.Extension):
+    """Makes an Attributes section of the comments behind a class's fields, a paragraph of "The others are those of ..."."""
 
     def on_class_members(self, *, cls, **kwargs):
         if cls.docstring is None or "Attributes:" in cls.docstring.value:
@@ -18,3 +20,7 @@ class FieldComments(griffe.Extension):
                 field.annotation = None
         if lines:
             cls.docstring.value += "\n\nAttributes:\n" + "\n".join(lines)
+
+    def on_function_instance(self, *, func, **kwargs):
+        if func.docstring is not None:
+            func.docstring.value = re.sub(r"\n    (The others? are .*)", r"\n\n\1", func.docstring.value)
