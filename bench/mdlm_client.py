@@ -34,12 +34,15 @@ class Diffusion(torch.nn.Module):
         return -torch.log1p(-(1 - 1e-3) * t), None
 
     def forward(self, x, sigma):
+        return self._subs_parameterization(logits=self.backbone(x).logits, xt=x)
+
+    def _subs_parameterization(self, logits, xt):
         """log p(x_0): no mask, and tokens are what they are."""
-        logits, tokens = self.backbone(x).logits, x != self.mask_index
+        tokens = xt != self.mask_index
         logits[..., self.mask_index] += self.neg_infinity
         logits = logits - logits.logsumexp(dim=-1, keepdim=True)
         logits[tokens] = self.neg_infinity
-        logits[tokens, x[tokens]] = 0
+        logits[tokens, xt[tokens]] = 0
         return logits
 
     def _chances(self, t, dt):

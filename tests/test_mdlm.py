@@ -71,7 +71,9 @@ def test_mdlm_samples_with_the_same_numbers(options, steps, monkeypatch):
     model = Diffusion()
     with dlm.accelerated(model), injection.ours():
         got = model.sample(steps=steps, **options)
-        assert sum(row.fast_calls for row in dlm.explain(model).rows) == steps
+        rows = dlm.explain(model).rows
+        assert sum(row.fast_calls for row in rows[:2]) == steps and rows[2].fast_calls == model.calls
+        assert not any(row.fallbacks for row in rows)
     ours, model.calls = model.calls, 0
     monkeypatch.setattr(client, "sample_categorical", injected(model))
     assert torch.equal(model.sample(steps=steps, **options), got)
@@ -137,7 +139,33 @@ def test_the_canvas_is_left_alone_and_the_cache_is_the_law():
     assert torch.equal(first, second) and torch.allclose(p_x0, probabilities, atol=1e-6)
 
 
+def test_who_looks_sees_log_probabilities():
+    """Outside of a step nothing is put off; within one a forward may do more than its parameterization."""
+
+    class Sharper(Diffusion):
+        def forward(self, x, sigma):
+            return (3 * super().forward(x, sigma)).log_softmax(dim=-1)
+
+    torch.manual_seed(0)
+    x, t = torch.full((2, 4000), MASK), torch.full((2, 1), 0.999)
+    for kind in (Diffusion, Sharper):
+        model = kind()
+        model.backbone.table[:] = model.backbone.table[:1]
+        want = model.forward(x, None)
+        dlm.accelerate(model)
+        got = model.forward(x, None)
+        assert type(got) is torch.Tensor and torch.equal(got, want)
+        assert "outside of a step" in str(dlm.explain(model))
+        p_x0, after = model._ddpm_caching_update(x, t, 0.999)
+        assert p_x0.source is not None, "probabilities were computed"
+        best, tokens = p_x0.max(dim=-1)
+        assert torch.equal(tokens, want.argmax(dim=-1)) and torch.allclose(best, want.exp().amax(dim=-1))
+        assert_fits(torch.bincount(after.flatten(), minlength=VOCAB), want[0, 0].exp().double())
+        assert dlm.explain(model).rows[0].fast_calls == 1
+
+
 def test_the_nucleus_of_the_cache():
+    torch.manual_seed(0)  # by which no mask is filled
     model = dlm.accelerate(Remasking(sampler="remdm-cap", eta=0.1, nucleus_p=0.6))
     x, t = torch.full((2, 6), MASK), torch.tensor([[0.9], [0.9]])
     p_x0, after, _ = model._ddpm_caching_update(x, t, 0.0)
@@ -146,6 +174,7 @@ def test_the_nucleus_of_the_cache():
 
 
 def test_the_models_own_code_takes_over_in_the_middle():
+    torch.manual_seed(0)  # by which no mask is filled
     model = dlm.accelerate(Remasking(sampler="remdm-cap", eta=0.1))
     x, t = torch.full((1, 6), MASK), torch.tensor([[1e-4]])
     cache, after, _ = model._ddpm_caching_update(x, torch.tensor([[0.5]]), 0.0)

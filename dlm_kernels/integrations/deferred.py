@@ -70,7 +70,7 @@ def logits_of(value):
 def law_of(value):
     """(logits, options for a step) where a client hands it probabilities: those a Law is made from, or their logarithms."""
     if isinstance(value, Law) and value.source is not None:
-        return _as_logits(value.source), value.options
+        return logits_of(value.source), value.options
     if isinstance(value, Deferred) and value.source is not None:
         return _as_logits(value.source), {}
     return _as_logits(value_of(value).log()), {}
@@ -84,7 +84,7 @@ def _as_logits(logits):
 class Law(Deferred):
     """softmax(logits / temperature) as probabilities in ``dtype``, temperature 0 the argmax alone, filtered by ``top_k`` and then
     ``top_p`` (None or 0, and 1: off), which keep what ties with the k-th token, and what crosses p unless ``top_p_crossing`` is
-    "drop"."""
+    "drop". ``logits`` may themselves be Deferred."""
 
     @staticmethod
     def __new__(cls, logits, temperature=1.0, dtype=torch.float32, top_k=None, top_p=None, top_p_crossing="keep"):

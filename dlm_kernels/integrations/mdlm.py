@@ -8,6 +8,7 @@ be, from one read of the masked rows. The original exponentiates, scales, divide
 
 - The tokens' law is exact. The original's race of float32 logarithms draws rare tokens too seldom.
 - Noise is keyed, by seeds that torch's global generator draws.
+- The logits are read as the network made them: within a step ``_subs_parameterization`` normalises nothing.
 - The p_x0 that ``_ddpm_caching_update`` returns for the next step holds no values until somebody looks.
 - A row with NaN stays masked.
 
@@ -17,15 +18,19 @@ does ``_analytic_update``.
 
 from __future__ import annotations
 
+import contextvars
+
 import torch
 
 from .. import transition_step, transitions
 from ..schedules import Level
-from .deferred import Law, law_of
+from .deferred import Deferred, Law, law_of
 from .levels import per_sequence, transition_of
 from .seams import Unsupported, has_parameters, step_seams
 
 __all__ = ["_ddpm_caching_update", "_ddpm_update"]
+
+_in_step = contextvars.ContextVar("whether a step asks for the law, and will read the logits", default=False)
 
 
 @torch.no_grad()
@@ -41,7 +46,7 @@ def _ddpm_caching_update(self, x, t, dt, p_x0=None):
     """
     check_log_linear(self)
     if p_x0 is None:
-        p_x0 = Law(self.forward(x, self.noise(t)[0]))
+        p_x0 = Law(forward(self, x, self.noise(t)[0]))
     t, s = (per_sequence(time, len(x)) for time in (t, t - dt))
     return p_x0, fill(self, x, *law_of(p_x0), transition_of(absorbing, t, s))
 
@@ -53,7 +58,24 @@ def _ddpm_update(self, x, t, dt):
     sigma, later = (self.noise(time)[0] for time in (t, t - dt))
     sigma = sigma.squeeze(-1) if sigma.dim() > 1 else sigma
     levels = (per_sequence(value, len(x)) for value in (sigma, later))
-    return fill(self, x, *law_of(Law(self.forward(x, sigma))), transition_of(_absorbing_at, *levels))
+    return fill(self, x, *law_of(Law(forward(self, x, sigma))), transition_of(_absorbing_at, *levels))
+
+
+def forward(self, x, sigma):
+    """``self.forward``: log p(x_0) [B, L, V], as a rule Deferred, which stands for the network's logits."""
+    token = _in_step.set(True)
+    try:
+        return self.forward(x, sigma)
+    finally:
+        _in_step.reset(token)
+
+
+def _subs_parameterization(self, logits, xt):
+    """Within a step: log p(x_0), computed when somebody looks. Its law is that of ``logits`` where the mask cannot be drawn and
+    tokens stay, or go to the mask, whatever their rows hold; so it is for the steps here."""
+    if not _in_step.get() or torch.compiler.is_compiling():
+        raise Unsupported("who calls forward outside of a step looks at what it returns")
+    return Deferred(logits, lambda: type(self)._subs_parameterization(self, logits, xt))
 
 
 def fill(self, x, logits, options, transition):
@@ -95,6 +117,7 @@ def check_log_linear(self):
 
 
 DOES = "routes masks, and draws where they are filled"
+DEFERRING = _subs_parameterization, "leaves the logits to the step"
 
 
 def is_diffusion(obj):
@@ -116,7 +139,7 @@ class _Diffusion:
         return is_diffusion(obj) and not has_confidences(obj)
 
     def seams(self, obj):
-        return step_seams(obj, (_ddpm_caching_update, DOES), (_ddpm_update, DOES))
+        return step_seams(obj, (_ddpm_caching_update, DOES), (_ddpm_update, DOES), DEFERRING)
 
 
 ADAPTERS = (_Diffusion(),)

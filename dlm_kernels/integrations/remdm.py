@@ -16,7 +16,18 @@ from .. import transition_step, transitions
 from ..schedules import remask_cap, remask_max, remask_rescale
 from .deferred import Law, law_of
 from .levels import transition_of
-from .mdlm import DOES, _ddpm_update, absorbing, check_log_linear, fill, has_confidences, is_diffusion, level
+from .mdlm import (
+    DEFERRING,
+    DOES,
+    _ddpm_update,
+    absorbing,
+    check_log_linear,
+    fill,
+    forward,
+    has_confidences,
+    is_diffusion,
+    level,
+)
 from .seams import Unsupported, step_seams
 
 __all__ = ["_ddpm_caching_update", "_ddpm_update"]
@@ -38,7 +49,7 @@ def _ddpm_caching_update(self, x, t, dt, p_x0=None, conf=None):
     transition = _transition(options, masks, t.flatten(), dt, conf)
     if p_x0 is None:
         nucleus = max(options.nucleus_p, 0.0) if options.nucleus_p < 1 else None
-        p_x0 = Law(self.forward(x, self.noise(t)[0]), top_p=nucleus, top_p_crossing="drop")
+        p_x0 = Law(forward(self, x, self.noise(t)[0]), top_p=nucleus, top_p_crossing="drop")
     logits, law = law_of(p_x0)
     if transition.name == "absorbing":
         x_s = fill(self, x, logits, law, transition)
@@ -97,7 +108,7 @@ class _Diffusion:
         return is_diffusion(obj) and has_confidences(obj)
 
     def seams(self, obj):
-        return step_seams(obj, (_ddpm_caching_update, DOES), (_ddpm_update, DOES))
+        return step_seams(obj, (_ddpm_caching_update, DOES), (_ddpm_update, DOES), DEFERRING)
 
 
 ADAPTERS = (_Diffusion(),)
