@@ -6,6 +6,11 @@ Does not import torch, so that rules can be made without it.
 import numbers
 import operator
 
+# What the ops call differently than the steps above them.
+NAMES = {"window_start": "window", "window_stop": "window"}
+FINITE_ROWS = "must hold a finite value and no NaN or +inf in every row that is read"
+_CROSSINGS, _TIES = ("keep", "drop"), ("lowest", "all")
+
 
 def require(condition, argument, rule, value):
     """ValueError unless ``condition``."""
@@ -19,6 +24,12 @@ def require_type(condition, argument, rule, value):
         raise TypeError(f"{argument}: {rule}, got {value}")
 
 
+def renamed(text, names):
+    """An op's error under the public name of its argument, where ``names`` has another one for it."""
+    argument, colon, rule = text.partition(": ")
+    return (names or {}).get(argument, argument) + colon + rule
+
+
 def tensor(argument, value):
     """A torch.Tensor, without its autograd history: no op here has a derivative."""
     import torch
@@ -29,7 +40,7 @@ def tensor(argument, value):
 
 def integer(argument, value):
     """An int64, from any type that counts, or a symbolic one under torch.compile."""
-    if _is_symbolic(value):
+    if type(value) is int and -(2**63) <= value < 2**63 or _is_symbolic(value):
         return value
     try:
         if value is True or value is False:
@@ -76,6 +87,29 @@ def check_values(argument, values, good, rule):
     if not bool(good.all()):
         wrong = values.expand_as(good)[~good]
         require(False, argument, rule, f"{wrong.flatten()[0].item():g}")
+
+
+def edges(window):
+    """(start, stop) or None -> the op's pair; -1 stands for the canvas length."""
+    if window is None:
+        return {}
+    require_type(isinstance(window, (tuple, list)) and len(window) == 2, "window", "must be (start, stop)", window)
+    start, stop = (integer("window", edge) for edge in window)
+    require(0 <= start <= stop, "window", "must be (start, stop) with 0 <= start <= stop", f"({start}, {stop})")
+    return dict(window_start=start, window_stop=stop)
+
+
+def filter_names(filter_order, top_p_crossing, top_k_ties):
+    """How the filters cut, as the op takes it."""
+    for argument, value, names in (("top_p_crossing", top_p_crossing, _CROSSINGS), ("top_k_ties", top_k_ties, _TIES)):
+        require(value in names, argument, f"must be {' or '.join(names)}", value)
+    require_type(isinstance(filter_order, str), "filter_order", "must be a str", type(filter_order).__name__)
+    return dict(filter_order=filter_order, drop_crossing=top_p_crossing == "drop", keep_ties=top_k_ties == "all")
+
+
+def confidence_names(confidence, confidence_from):
+    for argument, value in (("confidence", confidence), ("confidence_from", confidence_from)):
+        require_type(isinstance(value, str), argument, "must be a str", type(value).__name__)
 
 
 def _is_symbolic(value):

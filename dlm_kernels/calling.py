@@ -9,20 +9,26 @@ import re
 import torch
 from torch.compiler import is_compiling
 
-from .arguments import integer, number, require, require_type, tensor
+from .arguments import (
+    confidence_names,
+    edges,
+    filter_names,
+    integer,
+    number,
+    renamed,
+    require,
+    require_type,
+    tensor,
+)
 from .constants import constant, known
 from .reference.geometry import candidate_rows, dense_rows, packed_rows
 from .seeds import fresh_seeds
 from .trace import RevisionTrace
 
 _CONF_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
-_CROSSINGS, _TIES = ("keep", "drop"), ("lowest", "all")
 _MARK = re.compile(r"\[dlm_kernels:(ValueError|TypeError|RuntimeError)\] (.*?)\[end\]", re.DOTALL)
 _ERRORS = {"ValueError": ValueError, "TypeError": TypeError, "RuntimeError": RuntimeError}
-# What the ops call differently than the steps above them.
-NAMES = {"window_start": "window", "window_stop": "window"}
 _STEPS_KEPT = 256  # a denoising run has no more; a trainer's steps would fill the memory
-FINITE_ROWS = "must hold a finite value and no NaN or +inf in every row that is read"
 
 
 def call(op, *args, names=None, **kwargs):
@@ -41,8 +47,7 @@ def call(op, *args, names=None, **kwargs):
         kind, text = _ERRORS[found[1]], found[2]
     except (ValueError, TypeError) as error:  # of the reference
         kind, text = type(error), str(error)
-    argument, colon, rule = text.partition(": ")
-    raise kind((names or {}).get(argument, argument) + colon + rule) from None
+    raise kind(renamed(text, names)) from None
 
 
 # ---- one argument each ---------------------------------------------------------------------------------------------
@@ -124,17 +129,13 @@ def filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_tie
     if top_k is None and top_p is None and min_p is None:
         if (filter_order, top_p_crossing, top_k_ties) == ("top_k_first", "keep", "lowest"):
             return {}
-    for argument, value, names in (("top_p_crossing", top_p_crossing, _CROSSINGS), ("top_k_ties", top_k_ties, _TIES)):
-        require(value in names, argument, f"must be {' or '.join(names)}", value)
-    require_type(isinstance(filter_order, str), "filter_order", "must be a str", type(filter_order).__name__)
+    how = filter_names(filter_order, top_p_crossing, top_k_ties)
     if not isinstance(top_k, torch.Tensor) and top_k is not None:
         require(integer("top_k", top_k) >= 0, "top_k", "must be >= 0", top_k)
     kinds = (("top_k", top_k, 0, torch.int64), ("top_p", top_p, 1, torch.float64), ("min_p", min_p, 0, torch.float64))
     return dict(
         **{argument: _filter(argument, value, off, dtype, device) for argument, value, off, dtype in kinds},
-        filter_order=filter_order,
-        drop_crossing=top_p_crossing == "drop",
-        keep_ties=top_k_ties == "all",
+        **how,
     )
 
 
@@ -152,21 +153,10 @@ def _filter(argument, value, off, dtype, device):
 def scoring(confidence, confidence_from, conf_dtype):
     if (confidence, confidence_from) == ("prob", "raw") and conf_dtype is torch.float32:
         return {}
-    for argument, value in (("confidence", confidence), ("confidence_from", confidence_from)):
-        require_type(isinstance(value, str), argument, "must be a str", type(value).__name__)
+    confidence_names(confidence, confidence_from)
     known = conf_dtype in _CONF_DTYPES
     require(known, "conf_dtype", "must be torch.float32, torch.bfloat16 or torch.float64", conf_dtype)
     return dict(confidence=confidence, confidence_from=confidence_from, conf_dtype=_CONF_DTYPES[conf_dtype])
-
-
-def edges(window):
-    """(start, stop) or None -> the op's pair; -1 stands for the canvas length."""
-    if window is None:
-        return {}
-    require_type(isinstance(window, (tuple, list)) and len(window) == 2, "window", "must be (start, stop)", window)
-    start, stop = (integer("window", edge) for edge in window)
-    require(0 <= start <= stop, "window", "must be (start, stop) with 0 <= start <= stop", f"({start}, {stop})")
-    return dict(window_start=start, window_stop=stop)
 
 
 # ---- what a step writes --------------------------------------------------------------------------------------------

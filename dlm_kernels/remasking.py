@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import torch
 
-from .arguments import integer, number, require, tensor
-from .calling import edges, per_request
+from .arguments import edges, integer, number, require, tensor
+from .calling import per_request
 from .reference.geometry import candidate_rows, dense_rows, holds, token_at
 from .results import RemaskStepResult
 from .seeds import fresh_seeds

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from . import _ops
-from .arguments import integer, number, require, require_type, tensor
+from . import state as carried
+from .arguments import FINITE_ROWS, NAMES, edges, integer, number, require, require_type, tensor
 from .calling import (
-    FINITE_ROWS,
-    NAMES,
     Writing,
     call,
-    edges,
     filters,
     law,
     noise,
@@ -31,14 +27,8 @@ _NAMES_OF_OTHERS = NAMES | dict(quota="at_least", stability="stability_threshold
 _NAMES_OF_TOPK = _NAMES_OF_OTHERS | dict(quota="k")
 
 
-@dataclass
-class RenoiseState:
+class RenoiseState(carried.RenoiseState):
     """What ``renoise_step_`` carries from step to step, in place. Make one by ``start``."""
-
-    argmax: torch.Tensor  # [B, L], dtype of x: the most probable canvas, which is DiffusionGemma's output
-    unchanged: torch.Tensor  # int64 [B]: for how many steps in a row it was the same
-    done: torch.Tensor  # bool [B]: sequences at rest, which are left alone
-    committed: torch.Tensor | None = None  # bool [B, L]: accepted for good (block refinement)
 
     @classmethod
     def start(cls, x, keep_accepted=False):

@@ -12,8 +12,8 @@ SOURCES = ("raw", "sampled", "tempered")
 
 
 def _check_count(argument, value):
-    """An int >= 0, or an int64 tensor [B] (checked by the op, where its values can be read)."""
-    if hasattr(value, "dtype") and hasattr(value, "device"):
+    """An int >= 0, or an int64 tensor or array [B] (checked by the op, where its values can be read)."""
+    if hasattr(value, "dtype"):
         return
     require(integer(argument, value) >= 0, argument, "must be >= 0", value)
 

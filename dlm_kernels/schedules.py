@@ -19,21 +19,15 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
 
 import torch
 
+from . import mixture
 from .arguments import check_values, integer, number, numbers_in, require
+from .mixture import Level
 
 FORMS = ("squared", "duo", "mdlm")
 MAX_LOG_SNR = 9.0  # Sumi's and GIDD-SNR's clamp
-
-
-class Level(NamedTuple):
-    """A noise level: two floats, or two float64 tensors of one shape. alpha + noise = 1, neither rounded by the other."""
-
-    alpha: Any
-    noise: Any
 
 
 def _of_the_callers_kind(schedule):
@@ -202,16 +196,7 @@ def consecutive(levels):
 
 def as_level(argument, value):
     """A Level of float64 tensors from a Level, or from alpha alone as number, [B] or [B, L] tensor; values checked."""
-    if not isinstance(value, Level):
-        alpha = numbers_in(argument, value, 0, 1)
-        return Level(alpha, 1 - alpha)
-    alpha, noise = (
-        numbers_in(f"{argument}.alpha", value.alpha, 0, 1),
-        numbers_in(f"{argument}.noise", value.noise, 0, 1),
-    )
-    total = alpha + noise
-    check_values(argument, total, (total - 1).abs() <= 1e-6, "alpha + noise must be 1")
-    return Level(alpha, noise)
+    return mixture.as_level(argument, value, numbers_in, check_values)
 
 
 @_of_the_callers_kind

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from . import _ops
-from .arguments import integer, number, require, require_type, tensor
-from .calling import call, edges, optional, per_request, temperatures
+from .arguments import edges, integer, number, require, require_type, tensor
+from .calling import call, optional, per_request, temperatures
 from .reference.geometry import candidate_rows, rows_on
 from .rules import Threshold
 from .step import denoise_step_

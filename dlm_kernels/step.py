@@ -7,13 +7,10 @@ import math
 import torch
 
 from . import _ops
-from .arguments import integer, number, require, require_type, tensor
+from .arguments import FINITE_ROWS, NAMES, edges, integer, number, require, require_type, tensor
 from .calling import (
-    FINITE_ROWS,
-    NAMES,
     Writing,
     call,
-    edges,
     filters,
     law,
     noise,

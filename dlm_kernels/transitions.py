@@ -22,16 +22,16 @@ weights: csrc/core/redraw.h.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
 import torch
 
+from . import mixture
 from .arguments import check_values, number, numbers_in, require
+from .mixture import PREDICTIONS, TEMPERED  # noqa: F401  (what ``uniform`` takes)
 from .schedules import as_level
-
-PREDICTIONS = ("plug_in", "denoiser")
-TEMPERED = ("before", "after")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +64,9 @@ def uniform(alpha_t, alpha_s, prediction="plug_in", tempered="before"):
 
     ValueError: alpha outside [0, 1], alpha_s < alpha_t, unknown names, shapes that do not fit each other.
     """
-    require(prediction in PREDICTIONS, "prediction", f"must be one of {', '.join(PREDICTIONS)}", prediction)
-    require(tempered in TEMPERED, "tempered", f"must be one of {', '.join(TEMPERED)}", tempered)
+    mixture.check_names(prediction, tempered)
     t, s, gain = _levels(alpha_t, alpha_s)
-    evidence = 0.0
-    if prediction == "denoiser":
-        evidence = torch.where(gain > 0, t.alpha / torch.where(gain > 0, t.noise, 1.0), 0.0)
-    token = _bridge(s.alpha * t.alpha, t.alpha * s.noise, gain, s.alpha, s.noise, 0.0, still=gain == 0)
-    nowhere = _bridge(0.0, 0.0, 0.0, s.alpha, s.noise, 0.0)
-    return Transition("uniform", _rows(0.0, evidence, token, nowhere), tempered=tempered)
+    return Transition("uniform", _rows(*mixture.uniform(torch.where, t, s, gain, prediction)), tempered=tempered)
 
 
 def duo_psi(alpha_t, alpha_s, kappa):
@@ -98,7 +92,7 @@ def duo_psi(alpha_t, alpha_s, kappa):
         still=(gain == 0) & (leave == 0),
     )
     nowhere = _bridge(0.0, 0.0, 0.0, s.alpha, s.noise, 0.0)
-    return Transition("duo_psi", _rows(other * s.noise, 0.0, token, nowhere))
+    return Transition("duo_psi", _rows(other * s.noise, 0.0, *token, *nowhere))
 
 
 def max_coupling(alpha_t, alpha_s):
@@ -107,7 +101,7 @@ def max_coupling(alpha_t, alpha_s):
     t, s, gain = _levels(alpha_t, alpha_s)
     token = _bridge(0.0, s.noise, gain, 1.0, 0.0, 0.0, still=gain == 0)
     nowhere = _bridge(0.0, 0.0, 0.0, s.alpha, s.noise, 0.0)
-    return Transition("max_coupling", _rows(0.0, 0.0, token, nowhere))
+    return Transition("max_coupling", _rows(0.0, 0.0, *token, *nowhere))
 
 
 def absorbing(alpha_t, alpha_s):
@@ -118,7 +112,7 @@ def absorbing(alpha_t, alpha_s):
     t, s, gain = _levels(alpha_t, alpha_s)
     token = _bridge(0.0, 1.0, 0.0, 1.0, 0.0, 0.0)
     mask = _bridge(0.0, s.noise, gain, 1.0, 0.0, 0.0, still=gain == 0)
-    return Transition("absorbing", _rows(0.0, 0.0, token, mask), needs_mask=True)
+    return Transition("absorbing", _rows(0.0, 0.0, *token, *mask), needs_mask=True)
 
 
 def remdm(alpha_t, alpha_s, sigma):
@@ -137,7 +131,7 @@ def remdm(alpha_t, alpha_s, sigma):
     token = _bridge(0.0, 1 - sigma, sigma, 0.0, 0.0, 1.0)
     leave = gain + sigma * t.alpha
     mask = _bridge(0.0, back.clamp(min=0), leave, 1.0, 0.0, 0.0, still=leave == 0)
-    return Transition("remdm", _rows(0.0, 0.0, token, mask), needs_mask=True)
+    return Transition("remdm", _rows(0.0, 0.0, *token, *mask), needs_mask=True)
 
 
 def gidd(t, s, p_uniform):
@@ -161,7 +155,7 @@ def gidd(t, s, p_uniform):
     q_s = ((1 - s) / (1 + c), c / (1 + c), s / (1 + c))
     token = _bridge((1 - t) * (1 - s), (1 - t) * c, b * torch.sqrt((1 - t) * (1 - s)) * growth, *q_s, still=still)
     mask = _bridge(0.0, (1 - t) * s, t - s, *q_s, still=still)
-    return Transition("gidd", _rows(0.0, 0.0, token, mask), needs_mask=True)
+    return Transition("gidd", _rows(0.0, 0.0, *token, *mask), needs_mask=True)
 
 
 def gidd_snr(log_snr_t, log_snr_s, hybrid_shift):
@@ -187,7 +181,7 @@ def gidd_snr(log_snr_t, log_snr_s, hybrid_shift):
     token = _bridge(alpha_s * alpha_t, alpha_t * noise_s * u_s, scale * u_t * u_s * lost, *q_s, still=still)
     mask_leave = scale * m_t * (m_s * lost + u_s * lost_twice)
     mask = _bridge(0.0, alpha_t * noise_s * m_s, mask_leave, *q_s, still=still)
-    return Transition("gidd_snr", _rows(0.0, 0.0, token, mask), needs_mask=True)
+    return Transition("gidd_snr", _rows(0.0, 0.0, *token, *mask), needs_mask=True)
 
 
 def sedd_euler(step_size, rate):
@@ -202,7 +196,7 @@ def sedd_euler(step_size, rate):
     d = step_size * rate
     # per V: x_t has p V, less d for the probability of the others, who have that
     token = _bridge(1.0, -d, d, 1.0, 0.0, 0.0, still=d == 0)
-    return Transition("sedd_euler", _rows(0.0, 0.0, token, _bridge(0.0, 0.0, 0.0, 1.0, 0.0, 0.0)))
+    return Transition("sedd_euler", _rows(0.0, 0.0, *token, *_bridge(0.0, 0.0, 0.0, 1.0, 0.0, 0.0)))
 
 
 def sedd_analytic(sigma_t, sigma_s):
@@ -219,7 +213,7 @@ def sedd_analytic(sigma_t, sigma_s):
     check_values("sigma_s", sigma_s, sigma_s <= sigma_t, "must be <= sigma_t")
     d = sigma_t - sigma_s
     token = _bridge(0.0, torch.exp(-d), -torch.expm1(-d), 1.0, 0.0, 0.0)
-    return Transition("sedd_analytic", _rows(0.0, 0.0, token, _bridge(0.0, 0.0, 0.0, 1.0, 0.0, 0.0)), redraw="score")
+    return Transition("sedd_analytic", _rows(0.0, 0.0, *token, *_bridge(0.0, 0.0, 0.0, 1.0, 0.0, 0.0)), redraw="score")
 
 
 def with_min_p(transition, min_p):
@@ -263,21 +257,15 @@ def _levels(alpha_t, alpha_s, *more):
     """(Level t, Level s, alpha_s - alpha_t, ...), aligned; the difference from the side that has more digits."""
     t, s = as_level("alpha_t", alpha_t), as_level("alpha_s", alpha_s)
     at, nt, as_, ns, *more = _aligned(*t, *s, *more)
-    gain = torch.where(as_ > 0.5, nt - ns, as_ - at)
-    check_values("alpha_s", as_, gain >= 0, "must be >= alpha_t")
-    return (type(t)(at, nt), type(s)(as_, ns), gain.clamp(min=0), *more)
+    t, s = type(t)(at, nt), type(s)(as_, ns)
+    return (t, s, mixture.gain(t, s, torch.where, check_values).clamp(min=0), *more)
 
 
-def _bridge(keep_p, keep, leave, model, noise, mask, still=None):
-    """The six columns of one kind of x_t. Where ``still``, nothing moves, whatever p(x_t) is."""
-    if still is not None:
-        keep_p, keep, leave = (torch.where(still, fixed, v) for v, fixed in ((keep_p, 0.0), (keep, 1.0), (leave, 0.0)))
-    return keep_p, keep, leave, model, noise, mask
+_bridge = functools.partial(mixture.bridge, torch.where)
 
 
-def _rows(fresh, evidence, token, mask):
-    """The columns side by side: [1, 14], [B, 14] or [B, L, 14], where the schedule's values are."""
-    values = [fresh, evidence, *token, *mask]
+def _rows(*values):
+    """The 14 columns side by side: [1, 14], [B, 14] or [B, L, 14], where the schedule's values are."""
     tensors = [v for v in values if isinstance(v, torch.Tensor)]
     shape = torch.broadcast_shapes(*(v.shape for v in tensors))
     device = next((v.device for v in tensors if v.dim() > 0), tensors[0].device)

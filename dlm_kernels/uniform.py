@@ -8,8 +8,8 @@ import torch
 from torch.compiler import is_compiling
 
 from . import _ops, transitions
-from .arguments import integer, require, require_type, tensor
-from .calling import FINITE_ROWS, NAMES, Writing, call, edges, filters, law, noise, optional, place, temperatures
+from .arguments import FINITE_ROWS, NAMES, edges, integer, require, require_type, tensor
+from .calling import Writing, call, filters, law, noise, optional, place, temperatures
 from .constants import constant
 from .results import TransitionResult
 from .schedules import Level

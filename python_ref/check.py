@@ -73,7 +73,9 @@ def require_unit_stride(argument, tensor):
 
 
 def require_apart(argument, tensor):
-    overlaps = any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride()))
+    overlaps = tensor.numel() > 0 and any(
+        size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride())
+    )
     require(not overlaps, argument, "must not overlap itself (stride 0)", f"strides {list_text(tensor.stride())}")
 
 

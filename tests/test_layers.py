@@ -35,7 +35,7 @@ PYTHON = {
     "demo": {"demo", "bench", "integrations", "package", "reference"},
 }
 # and the libraries beside the standard one; only where that is part of the promise
-LIBRARIES = {"reference": {"torch"}, "package": {"torch", "numpy"}}
+LIBRARIES = {"reference": {"torch"}, "package": {"torch", "numpy", "cupy"}}
 
 
 def native_violations(sources):

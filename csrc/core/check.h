@@ -146,7 +146,7 @@ void values(const char* argument, const Array& a, Good good, const Rule& rule, i
 inline void not_overlapping(const char* argument, const Array& a) {
   bool overlaps = false;
   for (int32_t d = 0; d < a.ndim; ++d) overlaps |= a.shape[d] > 1 && a.stride[d] == 0;
-  require(!overlaps, argument, "must not overlap itself (stride 0)", [&] { return strides(a); });
+  require(!overlaps || numel(a) == 0, argument, "must not overlap itself (stride 0)", [&] { return strides(a); });
 }
 
 inline void contiguous(const char* argument, const Array& a) {

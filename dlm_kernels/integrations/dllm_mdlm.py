@@ -13,7 +13,7 @@ import sys
 import torch
 
 from .. import TopK, denoise_step_, quotas
-from ..calling import FINITE_ROWS
+from ..arguments import FINITE_ROWS
 from ..seeds import fresh_seeds
 from .transfer import REMASKING, check_temperature, no_grad, readable, refuse
 

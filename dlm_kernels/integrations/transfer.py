@@ -10,7 +10,7 @@ import math
 import torch
 
 from .. import Threshold, TopK, denoise_step, draw_tokens
-from ..calling import FINITE_ROWS
+from ..arguments import FINITE_ROWS
 from .seams import Unsupported
 
 READABLE = (torch.float32, torch.float16, torch.bfloat16)
