@@ -23,7 +23,7 @@ class Current:
         self.stream = cupy.cuda.get_current_stream().ptr
 
     def leave(self):
-        self._device.__exit__()
+        self._device.__exit__(None, None, None)
 
     def empty(self, shape, dtype):
         return cupy.empty(shape, dtype)

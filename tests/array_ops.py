@@ -85,7 +85,8 @@ def recording():
     from simt import bridge
 
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden"]
-    path = bridge.build.shared_object(bridge.HERE / "recording.cpp", flags, ["-ldl"], bridge.FOLDER)
+    libraries = ["-ldl", "-Wl,--no-as-needed", str(bridge.library("plain"))]
+    path = bridge.build.shared_object(bridge.HERE / "recording.cpp", flags, libraries, bridge.FOLDER)
     library = ctypes.CDLL(str(path))
     for name in ("stream", "scratch"):
         getattr(library, f"dlm_recorded_{name}").restype = ctypes.c_void_p

@@ -4,11 +4,12 @@ that lies about where they are, streams that note what waits for what. ``install
 import contextlib
 import sys
 import types
-from unittest import mock
 
 import ml_dtypes
 import numpy as np
 from array_ops import numpy_of, tensor_of
+
+import dlm_kernels
 
 
 class ndarray:
@@ -97,18 +98,30 @@ class Fake:
 
 def _poisoned(shape, dtype):
     """What is not written shows."""
-    made = np.empty(shape, dtype)
-    made.view(np.uint8).fill(0xAB) if made.dtype != bool else made.fill(True)
-    return made
+    if np.dtype(dtype) == bool:
+        return np.full(shape, True)
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.full(size, 0xAB, np.uint8).view(dtype).reshape(shape)
 
 
 @contextlib.contextmanager
 def installed():
-    fake = Fake()
-    with mock.patch.dict(sys.modules, {"cupy": fake.module()}):
-        sys.modules.pop("dlm_kernels._cupy", None)
+    """In the place of CuPy, real or missing; what was made over either is forgotten."""
+    real, fake = sys.modules.pop("cupy", None), Fake()
+    sys.modules["cupy"] = fake.module()
+    _forget()
+    try:
         yield fake
+    finally:
+        del sys.modules["cupy"]
+        if real is not None:
+            sys.modules["cupy"] = real
+        _forget()
+
+
+def _forget():
     sys.modules.pop("dlm_kernels._cupy", None)
+    vars(dlm_kernels).pop("_cupy", None)
 
 
 def array_of(tensor):

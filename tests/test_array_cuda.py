@@ -83,7 +83,7 @@ def test_public_functions(cupy):
     drawn = array.draw_tokens(logits, temperature=1.0)
     assert drawn.tokens.shape == (B, L)
     start = of_device(torch.zeros(B, L, dtype=torch.int64))
-    moved = array.uniform_step_(start, logits, alpha_t=0.1, alpha_s=0.5, mask_id=V, seed=1)
+    moved = array.uniform_step_(start, logits, alpha_t=0.1, alpha_s=0.9, mask_id=V, seed=1)
     assert moved.route.dtype == np.uint8 and (moved.route.get() == 1).any()
     np.testing.assert_array_equal(array.row_stats(logits).argmax.get(), logits.get().argmax(-1))
 

@@ -64,7 +64,7 @@ def shared_object(source, flags, libraries, folder):
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         made = _compile(Path(source).resolve(), tuple(flags), folder, "host")
-        target = made.with_name(f"lib{made.stem}.so")
+        target = made.with_name(f"lib{made.stem}-{_digest(*map(str, libraries))[:8]}.so")
         if not target.exists() or target.stat().st_mtime < made.stat().st_mtime:
             _run(COMPILER, "-shared", str(made), *libraries, "-o", str(target))
     return target

@@ -1,5 +1,4 @@
-// A dlm_cuda_denoise_step that notes what it is called with before the real one runs: link it before the library that
-// has that.
+// A dlm_cuda_denoise_step that notes what it is called with before the real one runs, which it is linked to.
 #include <dlfcn.h>
 
 #include "../../csrc/api.h"
