@@ -276,9 +276,9 @@ def test_another_build_than_asked_for_is_seen(got, complaint):
 
 def test_a_large_wheel_is_seen(tmp_path, monkeypatch):
     write_wheel(tmp_path / "a.whl")
-    assert not inspection.wrong_size(tmp_path / "a.whl")
-    monkeypatch.setattr(inspection, "LARGEST", 1000)
-    assert "more than 1000" in inspection.wrong_size(tmp_path / "a.whl")[0]
+    assert "TOO LARGE" not in inspection.sizes(tmp_path / "a.whl")
+    monkeypatch.setattr(inspection, "WANTED", 1000)
+    assert inspection.sizes(tmp_path / "a.whl").splitlines()[-1].startswith("TOO LARGE: 0.0 MB, where 0 MB are wanted")
 
 
 def test_differences_are_named(tmp_path):
