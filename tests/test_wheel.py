@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -157,6 +158,8 @@ def test_the_copy_of_the_source_has_nothing_stale(tmp_path):
     """Also where the tree it is copied from has libraries in it, as an editable installation leaves them."""
     build.copy_source(tmp_path / "source")
     names = {path.relative_to(tmp_path / "source").as_posix() for path in (tmp_path / "source").rglob("*")}
+    read_by_cmake = re.findall(r"configure_file\((\S+)", (ROOT / "CMakeLists.txt").read_text())
+    assert read_by_cmake and names.issuperset(read_by_cmake)
     assert {"setup.py", "CMakeLists.txt", "LICENSE", "csrc/api.h", "dlm_kernels/_load.py", "python_ref/ops.py"} <= names
     assert not [
         name

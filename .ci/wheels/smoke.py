@@ -19,6 +19,7 @@ import dlm_kernels as dlm
 from dlm_kernels import _load
 
 V, MASK = 3001, 3000
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 def outcomes(device, dtype):
@@ -55,13 +56,17 @@ def plain(out):
     return [tensor for part in out for tensor in plain(part)] if isinstance(out, (tuple, list)) else []
 
 
-def by_the_reference(dtype):
-    """The same calls in a process of their own, without the compiled extension."""
+def by_the_reference():
+    """The same calls in a process of their own, without the compiled extension: dtype -> name -> tensors."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "outcomes.pt"
         environment = {**os.environ, "DLM_KERNELS_BACKEND": "reference"}
-        subprocess.run([sys.executable, __file__, str(file), str(dtype)], check=True, env=environment)
+        subprocess.run([sys.executable, __file__, str(file)], check=True, env=environment)
         return torch.load(file)
+
+
+def everything(device):
+    return {dtype: {name: plain(out) for name, out in outcomes(device, dtype).items()} for dtype in DTYPES}
 
 
 def compare(got, want, where):
@@ -90,20 +95,15 @@ def main():
     cuda = _load.why_not_cuda()
     if "cuda" in built["backends"]:
         assert torch._C._dispatch_has_kernel_for_dispatch_key("dlm_kernels::denoise_step_", "CUDA")
-    for dtype in (torch.float32, torch.bfloat16):
-        want = by_the_reference(dtype)
-        for device in ["cpu", *(["cuda"] if cuda is None else [])]:
-            got = {name: plain(out) for name, out in outcomes(device, dtype).items()}
-            compare(got, want, f"{device} {dtype}")
+    want = by_the_reference()
+    for device in ["cpu", *(["cuda"] if cuda is None else [])]:
+        for dtype, got in everything(device).items():
+            compare(got, want[dtype], f"{device} {dtype}")
     print(
         f"torch {torch.__version__}, Python {platform.python_version()}: dlm_kernels {built['version']} "
-        f"({_load.cpu_isa()}), {len(want)} ops as the reference, {array_entry()}; CUDA: {cuda or 'native'}"
+        f"({_load.cpu_isa()}), {len(want[torch.float32])} ops as the reference, {array_entry()}; CUDA: {cuda or 'native'}"
     )
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        dtype = getattr(torch, sys.argv[2].removeprefix("torch."))
-        torch.save({name: plain(out) for name, out in outcomes("cpu", dtype).items()}, sys.argv[1])
-    else:
-        main()
+    torch.save(everything("cpu"), sys.argv[1]) if len(sys.argv) == 2 else main()
