@@ -7,7 +7,7 @@ import fake_cupy
 import numpy as np
 import pytest
 import torch
-from array_ops import ArrayOps, recording, simt_module
+from array_ops import ArrayOps, Exported, recording, simt_module
 from hypothesis import given, settings
 from strategies import step_cases
 from test_array_ops import check_equal
@@ -260,8 +260,8 @@ except ImportError as error:
 @pytest.fixture
 def gpu():
     cupy = pytest.importorskip("cupy", reason="needs CuPy")
-    if not cupy.cuda.is_available():
-        pytest.skip("needs a GPU")
+    if not (cupy.cuda.is_available() and torch.cuda.is_available()):
+        pytest.skip("needs a GPU, and a torch with CUDA to compare with")
     if "cuda" not in _load.build_info()["backends"]:
         pytest.skip("needs a build with the CUDA backend")
     return cupy
@@ -281,3 +281,26 @@ def test_on_a_gpu(gpu, dtype):
     want = dlm.denoise_step_(*tensors, **POSITION, temperature=0.8, seed=5, top_p=0.9)
     for name, a, b in zip(want._fields, out, want):
         assert bool((torch.from_dlpack(a) == b).all()), name
+
+
+def test_dlpack_on_a_gpu(gpu):
+    """bfloat16 logits of another library, whose arrays have nothing but DLPack."""
+    import dlm_kernels as dlm
+
+    logits = torch.randn(4, 32, 3000, device="cuda").bfloat16()
+    law = Exported(logits)
+    law.shape, law.ndim = logits.shape, 3
+    torch.cuda.synchronize()
+    x = torch.randint(0, 3000, (4, 32), device="cuda")
+    pairs = [
+        (array.row_stats(law), dlm.row_stats(logits)),
+        (array.draw_tokens(law, temperature=1.0, seed=3), dlm.draw_tokens(logits, temperature=1.0, seed=3)),
+        (
+            array.uniform_step_(gpu.from_dlpack(x.clone()), law, alpha_t=0.1, alpha_s=0.5, seed=3),
+            dlm.uniform_step(x, logits, alpha_t=0.1, alpha_s=0.5, seed=3),
+        ),
+        (array.renoise_step_(gpu.from_dlpack(x.clone()), law, seed=3), dlm.renoise_step(x, logits, seed=3)),
+    ]
+    for got, want in pairs:
+        for name, a, b in zip(want._fields, got, want):
+            assert bool((torch.from_dlpack(a) == b).all()), name
