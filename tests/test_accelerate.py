@@ -1,8 +1,10 @@
 """accelerate, restore, accelerated, explain: on toy clients; the real ones have files of their own."""
 
 import copy
+import functools
 import gc
 import inspect
+import pickle
 import types
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 import dlm_kernels as dlm
 from dlm_kernels.integrations import accelerate as home
-from dlm_kernels.integrations.seams import Unsupported, function_seam, is_a, known_version, method_seam
+from dlm_kernels.integrations.seams import Seam, Unsupported, function_seam, is_a, known_version, method_seam
 
 
 class Model(torch.nn.Module):
@@ -166,12 +168,12 @@ def test_a_failing_seam_undoes_the_others(monkeypatch):
 
     def seams(self, obj):
         yield method_seam(obj, "step", _fast_step, "doubling")
-        yield method_seam(obj, "missing", _fast_step, "nothing")
+        yield Seam(obj, "missing", lambda original, report: original, "nothing")
 
     monkeypatch.setattr(ModelAdapter, "seams", seams)
     with pytest.raises(AttributeError):
         dlm.accelerate(model)
-    assert "step" not in vars(model) and dlm.explain(Model()) is not None
+    assert "step" not in vars(model) and not dlm.explain(model).accelerated
 
 
 def test_a_deep_copy_calls_itself():
@@ -179,18 +181,84 @@ def test_a_deep_copy_calls_itself():
     twin = copy.deepcopy(model)
     twin.step(torch.tensor(1))
     assert twin.fast_calls == 1 and not hasattr(model, "fast_calls")
+    assert dlm.explain(twin).rows[0].fast_calls == 1
     dlm.restore(twin)
     assert "step" not in vars(twin) and "step" in vars(model)
 
 
-def test_an_attribute_that_the_instance_had_comes_back():
+def _mine(self, x, *, by=2, generator=None):
+    return x - by
+
+
+def derived():
+    """An instance of a class from elsewhere that does something else."""
+    return type("Derived", (Model,), {"step": _mine, "__module__": "elsewhere"})()
+
+
+def patched():
     model = Model()
-    model.step = mine = lambda x, *, by=2: x - by
-    dlm.accelerate(model)
-    assert model.step(torch.tensor(5)).item() == 10
-    assert model.step(torch.tensor(5), by=4).item() == 1
+    model.step = functools.partial(_mine, model)
+    return model
+
+
+@pytest.mark.parametrize("make", [derived, patched])
+def test_a_method_of_the_users_own_is_left_to_them(make):
+    model = make()
+    with pytest.warns(RuntimeWarning, match="(Derived|Model) has a step of its own"):
+        dlm.accelerate(model)
+    assert model.step(torch.tensor(5)).item() == 3
+    assert "has a step of its own" in dlm.explain(model).unsupported
     dlm.restore(model)
-    assert model.step is mine
+    assert model.step(torch.tensor(5)).item() == 3
+
+
+def test_a_patch_that_came_later_stays():
+    model = dlm.accelerate(Model())
+    model.step = mine = functools.partial(_mine, model)
+    [row] = dlm.explain(model).rows
+    assert row.runs == "nothing of dlm_kernels: replaced since"
+    dlm.restore(model)
+    assert model.step is mine and not dlm.explain(model).accelerated
+
+    original = remote.sample
+    dlm.accelerate(remote)
+    remote.sample = mine
+    dlm.restore(remote)
+    assert remote.sample is mine
+    remote.sample = original
+
+
+def test_what_was_put_back_by_hand_is_replaced_again():
+    model = dlm.accelerate(Model())
+    del model.step
+    assert dlm.explain(model).rows[0].runs == "nothing of dlm_kernels: replaced since"
+    dlm.accelerate(model)
+    assert model.step(torch.tensor(3)).item() == 6 and model.fast_calls == 1
+    dlm.restore(model)
+    assert "step" not in vars(model)
+
+
+def test_what_was_not_covered_is_tried_again():
+    model = Model()
+    model.version = "2.0"
+    with pytest.warns(RuntimeWarning):
+        dlm.accelerate(model)
+    model.version = "1.1"
+    dlm.accelerate(model)
+    assert dlm.explain(model).unsupported is None and "step" in vars(model)
+
+
+def test_what_is_pickled_is_not_accelerated():
+    model = dlm.accelerate(Model())
+    data = pickle.dumps(model)
+    assert b"dlm_kernels.integrations" not in data  # loads where there is none
+    loaded = pickle.loads(data)
+    assert loaded.step(torch.tensor(3)).item() == 6 and not hasattr(loaded, "fast_calls")
+    assert not dlm.explain(loaded).accelerated
+    dlm.accelerate(loaded).step(torch.tensor(3))
+    assert loaded.fast_calls == 1
+    dlm.restore(loaded)
+    assert loaded.step.__func__ is Model.step
 
 
 def test_a_shared_function_comes_back_with_its_last_user():
@@ -198,8 +266,12 @@ def test_a_shared_function_comes_back_with_its_last_user():
     a, b = dlm.accelerate(Remote()), dlm.accelerate(Remote())
     replaced = remote.sample
     assert replaced is not original
+    replaced(torch.tensor(1))
     dlm.restore(a)
     assert remote.sample is replaced
+    explanation = dlm.explain(a)
+    assert not explanation.accelerated and explanation.rows[0].fast_calls == 1
+    assert "shared with an object that is accelerated" in str(explanation)
     del b
     gc.collect()
     assert remote.sample is original
@@ -215,8 +287,6 @@ def test_a_module_is_an_object_too():
 
 
 def test_a_part_of_a_torch_module_comes_back():
-    from dlm_kernels.integrations.seams import Seam
-
     model = Model()
     model.part = part = torch.nn.Linear(1, 1)
     applied = home._apply(Seam(model, "part", lambda original, report: torch.nn.Identity(), "nothing"), model)

@@ -224,7 +224,8 @@ def test_the_corrector_selects_by_the_same_numbers(scale):
         asked = []
         for scheduler in (stock, ours):
             first = torch.zeros(BATCH, 1, dtype=torch.int64)
-            with mock.patch.object(scheduler, "_select_positions", return_value=first) as select:
+            select = mock.patch.object(scheduler, "_select_positions", return_value=first)
+            with select as select, mock.patch.object(fused, "_require_originals"):
                 scheduler.step_correct(logits, step, sample)
             asked.append(select.call_args.args[:2])
         (_, dense), (zeros, two) = asked
@@ -270,7 +271,7 @@ class TestClass:
             loaded = kind.from_pretrained(tmp_path)
             assert type(loaded) is kind
             assert {k: loaded.config[k] for k in config} == config
-        assert '"_class_name": "Fused' in (tmp_path / "scheduler_config.json").read_text()
+        assert "Fused" not in (tmp_path / "scheduler_config.json").read_text()  # loads where there is no dlm_kernels
         assert {k: stock.from_config(ours(**config).config).config[k] for k in config} == config
 
     def test_is_found_under_its_name(self, stock, ours, config):
@@ -348,12 +349,44 @@ class TestClass:
             def step(self, *args, **kwargs):
                 return None
 
-        with pytest.warns(RuntimeWarning, match="Mine with a step of its own"):
+        with pytest.warns(RuntimeWarning, match="Mine has a step of its own"):
             assert dlm.accelerate(Mine(**config)).step() is None
         scheduler = stock(**config)
         scheduler.step = mine = lambda: None
         with pytest.warns(RuntimeWarning, match="a step of its own"):
             assert dlm.accelerate(scheduler).step is mine
+
+    def test_what_a_step_calls_is_the_originals_own(self, stock, ours, config):
+        """In a subclass, in an object, and where all look it up; before and after."""
+        draw = stock._sample_from_logits
+        greedy = staticmethod(lambda logits, **options: draw(logits, **(options | dict(temperature=0.0))))
+        logits, sample = problem()
+        run = lambda s: s.step(logits, 0, sample, generator=torch.Generator().manual_seed(0))
+
+        plain, later = pair(type("Mine", (stock,), {"_sample_from_logits": greedy}), stock, config)
+        with pytest.warns(RuntimeWarning, match="Mine has a _sample_from_logits of its own"):
+            dlm.accelerate(plain)
+        dlm.accelerate(later)._sample_from_logits = greedy.__func__
+        derived = pair(stock, type("Mine", (ours,), {"_sample_from_logits": greedy}), config)[1]
+        _, everywhere = pair(stock, ours, config)
+        with mock.patch.object(stock, "_sample_from_logits", greedy):
+            outs = [run(s) for s in (plain, later, derived, everywhere)]
+        for out in outs:
+            assert_same(out, outs[0])
+        for report in (derived.report, everywhere.report):
+            assert "_sample_from_logits of its own" in next(iter(report.fallbacks)) and not report.fast
+        assert dlm.explain(later).rows[0].fast_calls == 0
+
+    def test_gradients_are_the_originals(self, stock, ours, config):
+        logits, sample = problem()
+        _, scheduler = pair(stock, ours, config)
+        out = scheduler.step(logits.requires_grad_(), 0, sample)
+        assert out.sampled_probs.requires_grad and list(scheduler.report.fallbacks) == ["a gradient is not covered"]
+        with torch.no_grad():
+            scheduler.step(logits, 0, sample)
+        with torch.inference_mode():
+            scheduler.step(logits, 0, sample)
+        assert scheduler.report.fast == 2
 
     def test_a_subclass_with_the_same_step_is_covered(self, stock, ours, config):
         class Mine(stock):

@@ -132,6 +132,52 @@ def test_llada2_with_the_scheduler_class_alone():
     assert dlm.restore(pipe).scheduler.report.fast == pipe.model.calls
 
 
+def test_what_is_saved_needs_no_dlm_kernels(tmp_path):
+    for accelerated in (False, True):
+        pipe = tiny_pipelines.llada2(BlockRefinementScheduler(threshold=0.8))
+        if accelerated:
+            dlm.accelerate(pipe)
+            llada2_run(2)(pipe)
+        pipe.register_modules(model=None)  # a toy cannot be saved
+        pipe.save_pretrained(tmp_path / str(accelerated))
+    files = [sorted(p for p in (tmp_path / name).rglob("*") if p.is_file()) for name in ("False", "True")]
+    assert len(files[0]) == 2
+    for plain, ours in zip(*files, strict=True):
+        assert plain.name == ours.name and plain.read_text() == ours.read_text()
+    loaded = LLaDA2Pipeline.from_pretrained(tmp_path / "True", model=None)
+    assert type(loaded.scheduler) is BlockRefinementScheduler and loaded.scheduler.config.threshold == 0.8
+
+
+def test_a_scheduler_keeps_what_it_holds():
+    """Its state goes over to the fused one, and who has given it methods of his own keeps the object."""
+    pipe = tiny_pipelines.llada2(BlockRefinementScheduler())
+    pipe.scheduler.set_timesteps(3)
+    pipe.scheduler.note = "mine"
+    dlm.accelerate(pipe)
+    assert (
+        pipe.scheduler.num_inference_steps == 3 and pipe.scheduler.note == "mine" and len(pipe.scheduler.timesteps) == 3
+    )
+
+    pipe = tiny_pipelines.llada2(scheduler := BlockRefinementScheduler())
+    scheduler.check_block_should_continue = mock.Mock(wraps=scheduler.check_block_should_continue)
+    dlm.accelerate(pipe)
+    llada2_run(2)(pipe)
+    assert pipe.scheduler is scheduler and scheduler.check_block_should_continue.called
+    assert dlm.explain(pipe).rows[0].fast_calls == pipe.model.calls
+    assert "step" not in vars(dlm.restore(pipe).scheduler)
+
+
+def test_a_scheduler_of_the_users_stays_after_restore():
+    pipe = dlm.accelerate(tiny_pipelines.llada2(BlockRefinementScheduler()))
+    pipe.scheduler = mine = BlockRefinementScheduler()
+    assert "replaced since" in str(dlm.explain(pipe))
+    dlm.accelerate(pipe)
+    assert type(pipe.scheduler) is FusedBlockRefinementScheduler and dlm.restore(pipe).scheduler is mine
+    dlm.accelerate(pipe)
+    pipe.scheduler = other = BlockRefinementScheduler()
+    assert dlm.restore(pipe).scheduler is other
+
+
 def test_schedulers_in_a_pipeline():
     scheduler = BlockRefinementScheduler()
     pipe, other = tiny_pipelines.llada2(scheduler), tiny_pipelines.llada2(scheduler)

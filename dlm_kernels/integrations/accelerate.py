@@ -8,7 +8,7 @@ import inspect
 import types
 import warnings
 import weakref
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 
 from .. import _load
@@ -51,7 +51,15 @@ class _Applied:
     def __deepcopy__(self, memo):
         if self.users is not None:  # modules cannot be copied, and the copy of an object did not ask for this one
             return self
+        if getattr(self.replacement, "report", None) is not self.report:
+            memo[id(self.report)] = self.report  # a function's, which is not copied: it counts the calls of all copies
         return _Applied(*(copy.deepcopy(getattr(self, f.name), memo) for f in fields(self)))
+
+    @property
+    def in_place(self):
+        """False once somebody else has replaced what replaced the original."""
+        held = _own_attribute(self.seam.owner, self.seam.attribute)
+        return bool(held) and held[0] is self.replacement
 
 
 @dataclass
@@ -59,6 +67,13 @@ class _Record:
     adapter: object
     applied: list
     unsupported: str | None = None
+
+    def __reduce__(self):
+        """What is pickled is not accelerated, so that it can be loaded where there is no dlm_kernels."""
+        return (type(None), ())
+
+    def __deepcopy__(self, memo):
+        return _Record(self.adapter, copy.deepcopy(self.applied, memo), self.unsupported)
 
 
 _shared: dict = {}  # (owner, attribute) -> _Applied, of modules and classes
@@ -91,7 +106,7 @@ def accelerate(obj):
 
     Nothing but the named attributes is replaced (``explain(obj)`` lists them), on this object alone where the client allows it.
     Where a call uses an option that is not covered, the client's own code runs, and ``explain`` says why. Doing it twice
-    changes nothing.
+    changes nothing, unless something could not be replaced, or was replaced by others since: that is tried again.
 
     Returns:
         obj.
@@ -100,8 +115,11 @@ def accelerate(obj):
         TypeError: for an object of an unknown kind, naming the known ones.
         RuntimeError: with DLM_KERNELS_STRICT=1, where nothing of obj can be accelerated; otherwise that is a warning.
     """
-    if _record(obj) is not None:
-        return obj
+    record = _record(obj)
+    if record is not None:
+        if record.unsupported is None and all(applied.in_place for applied in record.applied):
+            return obj
+        restore(obj)
     adapter = _adapter_of(obj)
     record = _Record(adapter, [])
     try:
@@ -115,18 +133,19 @@ def accelerate(obj):
     try:
         for seam in seams:
             record.applied.append(_apply(seam, obj))
+        if isinstance(obj, (types.ModuleType, type)):
+            _modules[obj] = record
+        else:
+            object.__setattr__(obj, _RECORD, record)
     except BaseException:
         _undo(record, obj)
         raise
-    if isinstance(obj, (types.ModuleType, type)):
-        _modules[obj] = record
-    else:
-        object.__setattr__(obj, _RECORD, record)
     return obj
 
 
 def restore(obj):
-    """Undo ``accelerate(obj)``: everything is as it was. Nothing happens to an object that is not accelerated. Returns obj."""
+    """Undo ``accelerate(obj)``: everything is as it was. Nothing happens to an object that is not accelerated. What others have
+    put in the place of a replacement since then stays. Returns obj."""
     record = _record(obj)
     if record is None:
         return obj
@@ -168,12 +187,23 @@ def explain(obj):
                 adapter.name, True, None, [_row(_describe(obj), "the class is dlm_kernels' own", report)]
             )
         try:
-            rows = [Row(_where(seam), seam.does, "the client's own code", 0, {}) for seam in adapter.seams(obj)]
-            return Explanation(adapter.name, False, None, rows)
+            return Explanation(adapter.name, False, None, [_row_before(seam) for seam in adapter.seams(obj)])
         except Unsupported as why:
             return Explanation(adapter.name, False, str(why), [])
-    rows = [_row(_where(applied.seam), applied.seam.does, applied.report) for applied in record.applied]
-    return Explanation(record.adapter.name, True, record.unsupported, rows)
+    return Explanation(record.adapter.name, True, record.unsupported, [_row_of(a) for a in record.applied])
+
+
+def _row_before(seam):
+    for_others = _shared_at(seam)
+    if for_others is None:
+        return Row(_where(seam), seam.does, "the client's own code", 0, {})
+    row = _row_of(for_others)
+    return replace(row, runs=f"{row.runs} (shared with an object that is accelerated)")
+
+
+def _row_of(applied):
+    row = _row(_where(applied.seam), applied.seam.does, applied.report)
+    return row if applied.in_place else replace(row, runs="nothing of dlm_kernels: replaced since")
 
 
 def _row(where, does, report):
@@ -232,31 +262,41 @@ def _where(seam):
 
 def _apply(seam, obj):
     shared = isinstance(seam.owner, (types.ModuleType, type))
-    key = (seam.owner, seam.attribute)
-    if shared and key in _shared:
-        applied = _shared[key]
-    else:
+    # An object that is dropped without restore must not keep the module changed for the next one.
+    dropped = weakref.finalize(obj, _leave, _key(seam), id(obj)) if shared and obj is not seam.owner else None
+    applied = _shared_at(seam) if shared else None
+    if applied is None:
         before = _own_attribute(seam.owner, seam.attribute)
         report = Report()
         replacement = seam.make(_original(seam), report)
         report = getattr(replacement, "report", report)
         applied = _Applied(seam, report, replacement, before, {} if shared else None)
-        setattr(seam.owner, seam.attribute, replacement)
+        seam.put(seam.owner, seam.attribute, replacement)
     if shared:
-        _shared[key] = applied
-        # An object that is dropped without restore must not keep the module changed for the next one.
-        applied.users[id(obj)] = None if obj is seam.owner else weakref.finalize(obj, _leave, key, id(obj))
-        if applied.users[id(obj)] is not None:
-            applied.users[id(obj)].atexit = False
+        _shared[_key(seam)] = applied
+        applied.users[id(obj)] = dropped
+        if dropped is not None:
+            dropped.atexit = False
     return applied
 
 
+def _key(seam):
+    return (seam.owner, seam.attribute)
+
+
+def _shared_at(seam):
+    """What stands in a module or class in the place of its own, if nobody has replaced it since."""
+    applied = _shared.get(_key(seam)) if isinstance(seam.owner, (types.ModuleType, type)) else None
+    return applied if applied is not None and applied.in_place else None
+
+
 def _own_attribute(owner, name):
-    """(value,) of what the owner itself holds under this name, () if its class does."""
+    """(value,) of what the owner itself holds under this name, () if its class does, or nobody."""
     own = vars(owner)
     if name in own:
         return (own[name],)
-    return () if hasattr(type(owner), name) else (getattr(owner, name),)  # a torch module keeps its parts elsewhere
+    # A torch module keeps its parts elsewhere.
+    return () if hasattr(type(owner), name) or not hasattr(owner, name) else (getattr(owner, name),)
 
 
 def _original(seam):
@@ -269,7 +309,7 @@ def _undo(record, obj):
         if applied.users is None:
             _put_back(applied)
         else:
-            _leave((applied.seam.owner, applied.seam.attribute), id(obj))
+            _leave(_key(applied.seam), id(obj))
 
 
 def _leave(key, user):
@@ -285,8 +325,10 @@ def _leave(key, user):
 
 
 def _put_back(applied):
+    if not applied.in_place:  # what others have put there since is theirs
+        return
     owner, name = applied.seam.owner, applied.seam.attribute
     if applied.before:
-        setattr(owner, name, applied.before[0])
+        applied.seam.put(owner, name, applied.before[0])
     else:
         delattr(owner, name)

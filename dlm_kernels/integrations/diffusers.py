@@ -15,12 +15,16 @@ no step waits for the device. Apart from speed:
 - bf16 and fp16 logits are widened before they are divided by the temperature and filtered. The original does both in their
   dtype, where a cumulative sum of probabilities has no digits for top_p. (The entropy-bound scheduler draws from its
   pred_logits, which are rounded as the original's.)
+- Entropies of bf16 and fp16 logits, and their sums, have float32's digits; the original's are rounded to the dtype.
 - Ties go to the lowest position; the original leaves their order to ``torch.topk`` and ``argsort``.
 - A row that holds NaN keeps its token and has probability -inf. The original commits such rows first, or raises.
 - pred_logits of the block refinement and DDIM schedulers are the model's output itself, as they are in the original.
 
 What is not covered runs the original's code, and ``dlm.explain`` says why: logits in float64, numbers that it
-rejects, another release of diffusers, a subclass with a ``step`` of its own.
+rejects, gradients, another release of diffusers, a ``step``, or anything that it calls, of your own.
+
+What is saved bears the name of the original, so that it can be loaded where there is no dlm_kernels; of a pipeline whose
+scheduler was replaced by ``accelerate``, too.
 
 DiffusionGemmaPipeline computes the entropy of pred_logits once more, to see whether to stop. ``accelerate`` lets that be the
 entropy of the step's own read where it is of the same law (any entropy-bound step; others at temperature 0 or 1), and one
@@ -31,6 +35,7 @@ accelerated. Its argmax remains.
 from __future__ import annotations
 
 import functools
+import json
 import math
 import numbers
 import sys
@@ -214,6 +219,8 @@ def _check(logits, generator=None):
         raise _uncovered(f"generator={generator}")
     if logits.dtype not in READABLE or logits.dim() != 3:
         raise _uncovered(f"logits: {list(logits.shape)} {logits.dtype}")
+    if logits.requires_grad and torch.is_grad_enabled():
+        raise _uncovered("a gradient")
 
 
 def _law(logits, temperature, generator):
@@ -299,6 +306,7 @@ def __getattr__(name):
 def _fused(stock):
     body = {name: _method(vars(stock)[name], fast) for name, fast in _STEPS[stock.__name__].items()}
     body |= dict(
+        to_json_string=_config_of_the_original,
         __module__=__name__,
         __doc__=f"``{stock.__name__}`` whose steps are dlm_kernels'. Same config, arguments and outputs; see this module.",
         _compatibles=[stock.__name__],
@@ -309,10 +317,15 @@ def _fused(stock):
     return type(f"Fused{stock.__name__}", (stock,), body)
 
 
+def _config_of_the_original(self):
+    """JSON of the config, under the name of the original: it can be loaded where there is no dlm_kernels."""
+    stock = _stock(type(self))
+    config = json.loads(super(stock, self).to_json_string()) | {"_class_name": stock.__name__}
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
 def _method(original, fast):
-    def known(*args, **kwargs):
-        _check_version()
-        return fast(*args, **kwargs)
+    known = _known(fast)
 
     @functools.wraps(original)
     def call(self, *args, **kwargs):
@@ -321,15 +334,43 @@ def _method(original, fast):
     return call
 
 
+def _known(fast):
+    """``fast``, where the original's step is the one that it stands for."""
+
+    def step(self, *args, **kwargs):
+        _check_version()
+        _require_originals(self)
+        return fast(self, *args, **kwargs)
+
+    return step
+
+
 def _check_version():
-    _known(sys.modules["diffusers"].__version__)
+    _require_version(sys.modules["diffusers"].__version__)
 
 
 @functools.cache
-def _known(version):
+def _require_version(version):
     known_version("diffusers", version, *_VERSIONS)
 
 
+def _require_originals(scheduler):
+    """A step does not call what the original's calls, so all of that must be diffusers' own."""
+    stock = _stock(type(scheduler))
+    home = vars(sys.modules[stock.__module__])
+    for name in _behind_steps(stock):
+        if getattr(getattr(scheduler, name), "__globals__", None) is not home:
+            raise Unsupported(f"{type(scheduler).__name__} has a {name} of its own")
+
+
+@functools.cache
+def _behind_steps(stock):
+    """The names of the functions that the steps of a class call."""
+    functions = (types.FunctionType, staticmethod)
+    return [n for n, f in vars(stock).items() if n[0] == "_" and n[1] != "_" and isinstance(f, functions)]
+
+
+@functools.cache
 def _stock(kind):
     """The class of diffusers that a scheduler class is, or derives from."""
     return next(c for c in kind.__mro__ if c.__name__ in _STEPS and c.__module__.startswith("diffusers."))
@@ -339,15 +380,9 @@ def _stock(kind):
 
 
 def _scheduler_seams(scheduler):
-    stock = _stock(type(scheduler))
-    for name, fast in _STEPS[stock.__name__].items():
-        if not _is_stock(scheduler, name):
-            raise _uncovered(f"a {type(scheduler).__name__} with a {name} of its own")
-        yield method_seam(scheduler, name, fast, _DOES[name])
-
-
-def _is_stock(scheduler, name):
-    return name not in vars(scheduler) and getattr(type(scheduler), name) is vars(_stock(type(scheduler)))[name]
+    _require_originals(scheduler)
+    for name, fast in _STEPS[_stock(type(scheduler)).__name__].items():
+        yield method_seam(scheduler, name, _known(fast), _DOES[name])
 
 
 class _Scheduler:
@@ -370,11 +405,10 @@ class _Pipeline:
         scheduler = obj.scheduler
         if not _Scheduler().matches(scheduler):
             raise _uncovered(f"the scheduler {type(scheduler).__name__}")
-        if _is_fused(scheduler) or type(scheduler) is _stock(type(scheduler)):
-            if "step" in vars(scheduler) and not is_accelerated(scheduler):
-                raise _uncovered("a scheduler with a step of its own")
-            yield Seam(obj, "scheduler", _replace, _DOES["step"])
-        else:  # it may have other methods of its own
+        if _is_fused(scheduler) or is_accelerated(scheduler) or _is_as_made(scheduler):
+            # Not as DiffusionPipeline does, which notes the class for what is saved.
+            yield Seam(obj, "scheduler", _replace, _DOES["step"], put=object.__setattr__)
+        else:
             yield from _scheduler_seams(scheduler)
 
 
@@ -396,10 +430,19 @@ def _is_fused(scheduler):
     return any(kind.__module__ == __name__ for kind in type(scheduler).__mro__)
 
 
+def _is_as_made(scheduler):
+    """Whether nobody has given it methods of its own."""
+    kind = type(scheduler)
+    return kind is _stock(kind) and not any(hasattr(kind, name) for name in vars(scheduler))
+
+
 def _replace(scheduler, report):
     if _is_fused(scheduler):
         return scheduler
-    return __getattr__(f"Fused{type(scheduler).__name__}").from_config(scheduler.config)
+    fused = __getattr__(f"Fused{type(scheduler).__name__}").from_config(scheduler.config)
+    state = {name: value for name, value in vars(scheduler).items() if not hasattr(type(scheduler), name)}
+    vars(fused).update(state | {"_internal_dict": fused.config})
+    return fused
 
 
 # ---- when DiffusionGemmaPipeline stops -------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ class Seam:
     attribute: str
     make: Callable[[Any, Report], Any]
     does: str  # in a few words, for explain()
+    put: Callable[[Any, str, Any], None] = setattr
 
 
 class Adapter(Protocol):
@@ -80,25 +81,25 @@ def serve(fast, original, report, args, kwargs):
 
 
 def method_seam(obj, name, fast, does):
-    """A method of one instance; ``fast(self, ...)``. Bound as methods are, so that a deep copy of obj calls itself."""
+    """A method of one instance; ``fast(self, ...)``. Bound as methods are, so that a deep copy of obj calls itself. Unsupported
+    where the method is not the client's own."""
+    _require_inherited(obj, name)
 
     def make(original, report):
-        function = original.__func__ if isinstance(original, types.MethodType) else _without_self(original)
-        return types.MethodType(guarded(fast, function, report), obj)
+        return types.MethodType(guarded(fast, original.__func__, report), obj)
 
     return Seam(obj, name, make, does)
 
 
-def _without_self(function):
-    @functools.wraps(function)
-    def call(self, *args, **kwargs):
-        return function(*args, **kwargs)
-
-    # As seen through the instance, the first parameter is self again.
-    parameters = inspect.signature(function).parameters.values()
-    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    call.__signature__ = inspect.Signature([first, *parameters])
-    return call
+def _require_inherited(obj, name):
+    """Unsupported where obj, or a class that was derived in another module than the client's, has a method of its own: that
+    may do anything."""
+    original = getattr(obj, name)
+    homes = [kind for kind in type(obj).__mro__ if name in vars(kind) and kind is not torch.nn.Module]
+    inherited = homes and homes[0].__module__ == homes[-1].__module__
+    # An object that was pickled may hold the bound method of its class.
+    if not (inherited and getattr(original, "__func__", None) is vars(homes[0])[name]):
+        raise Unsupported(f"{type(obj).__name__} has a {name} of its own")
 
 
 def function_seam(owner, name, fast, does):
