@@ -341,6 +341,48 @@ def test_other_parts_run_the_clients_code(model, name, replacement, why):
     assert row.fast_calls == 0 and list(row.fallbacks)[0].startswith(why)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "replacement", "why"),
+    [
+        (
+            "EntropyBoundSampler",
+            "renoise_canvas",
+            lambda self, accepted, step: accepted,
+            "the sampler has a renoise_canvas",
+        ),
+        (
+            "StableAndConfidentStoppingCriteria",
+            "__call__",
+            lambda self, argmax, logits: torch.tensor([True, True]),
+            "the stopping criterion has a __call__",
+        ),
+    ],
+)
+def test_a_changed_class_runs_the_clients_code(model, kind, name, replacement, why):
+    with mock.patch.object(getattr(client, kind), name, replacement):
+        test_other_parts_run_the_clients_code(model, "_prepare_sampler", model._prepare_sampler, why)
+
+
+def test_other_ways_to_cool_are_called(model):
+    """A list that does more than its processors, and a changed processor."""
+
+    class Only(LogitsProcessorList):
+        def __call__(self, input_ids, scores, **options):
+            return super().__call__(input_ids, scores, **options).index_fill(-1, torch.arange(VOCAB // 2), -torch.inf)
+
+    sequences = check(model, lambda: {"logits_processor": Only()})[0].sequences
+    assert (sequences[:, 7:] >= VOCAB // 2).all()
+    calls = []
+
+    def warm(self, input_ids, scores, cur_step):
+        calls.append(cur_step)
+        return scores * 0.2
+
+    with mock.patch.object(client.LinearTemperatureScheduleLogitsProcessor, "__call__", warm):
+        steps = check(model)[1]
+    assert len(calls) == 2 * len(steps)
+
+
 def test_a_step_of_its_own_or_another_version_is_left_alone(model, monkeypatch):
     class Subclass(type(model)):
         def _denoising_step(self, **kwargs):

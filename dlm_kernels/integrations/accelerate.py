@@ -234,7 +234,7 @@ class Explanation:
     rows: list
 
     def __str__(self):
-        lines = [f"{self.client}: {'accelerated' if self.accelerated else 'not accelerated'}"]
+        lines = [f"{self.client}: {'accelerated' if self.accelerated and not self.unsupported else 'not accelerated'}"]
         if self.unsupported:
             lines.append(f"  the client's own code runs: {self.unsupported}")
         for row in self.rows:

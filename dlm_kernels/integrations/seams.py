@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import types
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -98,8 +99,18 @@ def _require_inherited(obj, name):
     homes = [kind for kind in type(obj).__mro__ if name in vars(kind) and kind is not torch.nn.Module]
     inherited = homes and homes[0].__module__ == homes[-1].__module__
     # An object that was pickled may hold the bound method of its class.
-    if not (inherited and getattr(original, "__func__", None) is vars(homes[0])[name]):
+    bound = inherited and getattr(original, "__func__", None) is vars(homes[0])[name]
+    if not (bound and is_written_in(homes[0].__module__, original)):
         raise Unsupported(f"{type(obj).__name__} has a {name} of its own")
+
+
+def is_written_in(module, *functions):
+    """Whether all functions are, and none was put there by somebody else. What decorates them does not count."""
+    if module not in sys.modules:
+        return True
+    home = vars(sys.modules[module])
+    globals_of = lambda function: getattr(function, "__globals__", None)
+    return all(globals_of(f) is home or globals_of(inspect.unwrap(f)) is home for f in functions)
 
 
 def function_seam(owner, name, fast, does):

@@ -26,7 +26,7 @@ from types import MethodType
 import torch
 
 from ..renoise import RenoiseState, renoise_step
-from .seams import Unsupported, is_a, known_version, method_seam
+from .seams import Unsupported, is_a, is_written_in, known_version, method_seam
 
 __all__ = ["ADAPTERS"]
 
@@ -41,8 +41,6 @@ class _DiffusionGemma:
         from transformers import __version__
 
         known_version("transformers", __version__, "5.23", "5.24")
-        if type(obj)._denoising_step is not _generation().DiffusionGemmaGenerationMixin._denoising_step:
-            raise Unsupported(f"{type(obj).__name__} has a _denoising_step of its own")
         return [method_seam(obj, "_denoising_step", _denoising_step, "draw, accept, renoise, stop")]
 
 
@@ -117,19 +115,25 @@ def _require_stock(model, sampler, stopping):
         raise Unsupported(f"the sampler is a {type(sampler).__name__}, not an EntropyBoundSampler")
     for name in ("accept_canvas", "renoise_canvas", "initialize_canvas"):
         own = vars(sampler).get(name)
-        if own is not None and own is not getattr(model, f"_compiled_{name}", None):
+        compiled = own is not None and own is getattr(model, f"_compiled_{name}", None)
+        if not is_written_in(client.__name__, getattr(type(sampler), name) if compiled else getattr(sampler, name)):
             raise Unsupported(f"the sampler has a {name} of its own")
     vocab_size = model.config.text_config.vocab_size
     if sampler.vocab_size != vocab_size:
         raise Unsupported(f"the sampler renoises with {sampler.vocab_size} tokens, the model has {vocab_size}")
-    if stopping is not None and type(stopping) is not client.StableAndConfidentStoppingCriteria:
-        raise Unsupported(f"the stopping criterion is a {type(stopping).__name__}")
+    if stopping is not None:
+        if type(stopping) is not client.StableAndConfidentStoppingCriteria:
+            raise Unsupported(f"the stopping criterion is a {type(stopping).__name__}")
+        if not is_written_in(client.__name__, type(stopping).__call__):
+            raise Unsupported("the stopping criterion has a __call__ of its own")
 
 
 def _processed(logits, processors, input_ids, cur_step, nobody_else):
     """What the processors make of the logits. Where that is only to cool them, and ``nobody_else`` has them, in place."""
     client = _generation()
-    only_cooled = all(type(p) is client.LinearTemperatureScheduleLogitsProcessor for p in processors)
+    cooling = client.LinearTemperatureScheduleLogitsProcessor
+    only_cooled = type(processors) is client.LogitsProcessorList and all(type(p) is cooling for p in processors)
+    only_cooled = only_cooled and is_written_in(client.__name__, cooling.__call__)
     if not (nobody_else and only_cooled and not logits.requires_grad):
         return processors(input_ids, logits, cur_step=cur_step)
     for p in processors:
