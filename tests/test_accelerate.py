@@ -1,5 +1,6 @@
 """accelerate, restore, accelerated, explain: on toy clients; the real ones have files of their own."""
 
+import abc
 import copy
 import functools
 import gc
@@ -12,7 +13,15 @@ import torch
 
 import dlm_kernels as dlm
 from dlm_kernels.integrations import accelerate as home
-from dlm_kernels.integrations.seams import Seam, Unsupported, function_seam, is_a, known_version, method_seam
+from dlm_kernels.integrations.seams import (
+    Seam,
+    Unsupported,
+    function_seam,
+    is_a,
+    known_version,
+    method_seam,
+    step_seams,
+)
 
 
 class Model(torch.nn.Module):
@@ -210,6 +219,24 @@ def test_a_method_of_the_users_own_is_left_to_them(make):
     assert "has a step of its own" in dlm.explain(model).unsupported
     dlm.restore(model)
     assert model.step(torch.tensor(5)).item() == 3
+
+
+def test_what_a_class_only_declares_is_nobodys_own():
+    base = type("Base", (torch.nn.Module,), {"step": abc.abstractmethod(_mine), "__module__": "elsewhere"})
+    kind = type("Model", (base,), {"step": Model.step, "version": "1.2", "__module__": __name__})
+    model = dlm.accelerate(kind())
+    assert dlm.explain(model).unsupported is None and model.step(torch.tensor(5)).item() == 10
+
+
+def test_a_function_of_somebody_elses_is_left_alone():
+    module = types.ModuleType("client")
+    module.sample = lambda x: x - 1
+    fast = lambda x: x + x
+    fast.__name__ = "sample"
+    with pytest.raises(Unsupported, match=f"client has a sample of somebody else's, {__name__}"):
+        list(step_seams(module, (fast, "doubling")))
+    module.sample.__module__ = "client.steps"
+    assert len(list(step_seams(module, (fast, "doubling")))) == 1
 
 
 def test_a_patch_that_came_later_stays():

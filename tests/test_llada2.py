@@ -120,7 +120,7 @@ def test_against_a_checkout(checkout_root, version, monkeypatch):
     [kind] = (c for c in ast.parse(path.read_text()).body if getattr(c, "name", "") == "LLaDA2MoeModelLM")
     names = ("_top_k_logits", "_top_p_logits", "_sample_with_temperature_topk_topp")
     kind.body, kind.bases = [f for f in kind.body if getattr(f, "name", "") in names], []
-    home = {"torch": torch, "F": torch.nn.functional}
+    home = {"__name__": path.stem, "torch": torch, "F": torch.nn.functional}
     exec(compile(ast.Module([kind], []), path, "exec"), home)
     model = home["LLaDA2MoeModelLM"]()
     logits = 3 * torch.randn(1, 16, 60, generator=torch.Generator().manual_seed(0))

@@ -96,7 +96,8 @@ def _require_inherited(obj, name):
     """Unsupported where obj, or a class that was derived in another module than the client's, has a method of its own: that
     may do anything."""
     original = getattr(obj, name)
-    homes = [kind for kind in type(obj).__mro__ if name in vars(kind) and kind is not torch.nn.Module]
+    stubs = lambda kind: kind is torch.nn.Module or getattr(vars(kind)[name], "__isabstractmethod__", False)
+    homes = [kind for kind in type(obj).__mro__ if name in vars(kind) and not stubs(kind)]
     inherited = homes and homes[0].__module__ == homes[-1].__module__
     # An object that was pickled may hold the bound method of its class.
     bound = inherited and getattr(original, "__func__", None) is vars(homes[0])[name]
@@ -126,7 +127,17 @@ def step_seams(owner, *steps):
         original = getattr(owner, fast.__name__, None)
         if original is not None:
             known_parameters(original, fast if shared else types.MethodType(fast, owner))
+            if shared and _package(original.__module__) != _package(_home(owner)):
+                raise Unsupported(f"{_home(owner)} has a {fast.__name__} of somebody else's, {original.__module__}")
             yield (function_seam if shared else method_seam)(owner, fast.__name__, fast, does)
+
+
+def _home(owner):
+    return owner.__module__ if isinstance(owner, type) else owner.__name__
+
+
+def _package(module):
+    return module.partition(".")[0]
 
 
 def backend_of(device):
