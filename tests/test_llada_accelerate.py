@@ -80,6 +80,7 @@ def test_an_older_signature_keeps_its_order(monkeypatch):
     ):  # fmt: skip
         return original(model, prompt, None, steps, gen_length, block_length, mask_id=mask_id)
 
+    generate.__module__ = client.__name__
     monkeypatch.setattr(client, "generate", generate)
     model = Model(vocab=VOCAB)
     want = client.generate(model, prompt(), 12, 24, 8, mask_id=MASK)
@@ -91,20 +92,37 @@ def test_an_older_signature_keeps_its_order(monkeypatch):
 def test_what_is_not_covered_runs_the_clients_code():
     broken = Model(vocab=VOCAB)
     broken.table[::50, 3] = torch.nan
-    half = Model(vocab=VOCAB, dtype=torch.float16)
-    half.dtype = torch.float16
-    for model, reason in ((broken, "NaN"), (half, "float16")):
-        want = client.generate(model, prompt(), **OPTIONS)
+    half, double = (Model(vocab=VOCAB, dtype=dtype) for dtype in (torch.float16, torch.float64))
+    for model, reason, options in (
+        (broken, "NaN", {}),
+        (half, "float16", dict(temperature=0.7)),
+        (double, "float64", dict(temperature=0.7)),
+        (Model(vocab=VOCAB), "cfg_scale: must be", dict(cfg_scale=-1.0)),
+    ):
+        torch.manual_seed(0)
+        want, after = client.generate(model, prompt(), **{**OPTIONS, **options}), torch.get_rng_state()
         with dlm.accelerated(client):
-            assert torch.equal(client.generate(model, prompt(), **OPTIONS), want)
+            torch.manual_seed(0)
+            assert torch.equal(client.generate(model, prompt(), **{**OPTIONS, **options}), want)
+            assert torch.equal(torch.get_rng_state(), after)
             [row] = dlm.explain(client).rows
             assert row.fast_calls == 0 and any(reason in why for why in row.fallbacks)
+
+
+def test_errors_are_the_clients():
+    options = OPTIONS | dict(remasking="best")
+    with pytest.raises(Exception) as want:
+        client.generate(Model(vocab=VOCAB), prompt(), **options)
+    with dlm.accelerated(client), pytest.raises(want.type) as got:
+        client.generate(Model(vocab=VOCAB), prompt(), **options)
+    assert str(got.value) == str(want.value)
 
 
 def test_an_unknown_release_is_left_alone(monkeypatch):
     def generate(model, prompt, cfg_scale=0.0, remasking="low_confidence", jitter=1):
         pass
 
+    generate.__module__ = client.__name__
     monkeypatch.setattr(client, "generate", generate)
     with pytest.warns(RuntimeWarning, match="a parameter jitter=1 that is not known"):
         dlm.accelerate(client)

@@ -238,8 +238,8 @@ def test_against_a_checkout(checkout, name, monkeypatch):
         monkeypatch.setitem(sys.modules, module, stand_in)
     theirs = checkout(name, "diffusion.py", absent=names.split())
     kind = Diffusion if name == "MDLM" else Remasking
-    for toy_kind in (Diffusion, Remasking):  # as if their steps were not defined twice
-        monkeypatch.setattr(toy_kind, "__module__", theirs.__name__)
+    for told in (client.Diffusion, client.Remasking):  # the only steps are theirs
+        monkeypatch.setattr(told, "__module__", theirs.__name__)
 
     class Model(kind):
         __module__ = theirs.__name__

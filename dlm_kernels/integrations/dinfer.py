@@ -27,7 +27,7 @@ import torch
 
 from .. import SegmentMax, Threshold, denoise_step
 from .fast_dllm import get_transfer_index, get_transfer_index_dynamic
-from .seams import Unsupported, known_parameters, method_seam, step_seams
+from .seams import Unsupported, known_parameters, method_seam, require_inherited, step_seams
 from .transfer import check_temperature, no_grad, propose, readable, refuse
 
 __all__ = ["HierarchyDecoder", "ThresholdParallelDecoder", "get_transfer_index_threshold"]
@@ -188,6 +188,8 @@ class _ParallelDecoder:
         if fast is None:
             raise Unsupported(f"the decode of {owner.__name__} is not covered")
         known_parameters(owner.decode, fast)
+        if hasattr(owner, "get_transfer_index"):  # of HierarchyDecoder
+            require_inherited(obj, "get_transfer_index")
         yield method_seam(obj, "decode", fast, "draws tokens and fills those to commit")
 
 

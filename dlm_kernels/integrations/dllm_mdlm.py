@@ -15,7 +15,7 @@ import torch
 from .. import TopK, denoise_step_, quotas
 from ..arguments import FINITE_ROWS
 from ..seeds import fresh_seeds
-from .transfer import REMASKING, check_temperature, no_grad, readable, refuse
+from .transfer import REMASKING, check_temperature, no_grad, readable, refuse, rewinding
 
 
 def get_num_transfer_tokens(mask_index, steps, scheduler, stochastic=False):
@@ -31,6 +31,7 @@ def get_num_transfer_tokens(mask_index, steps, scheduler, stochastic=False):
 
 
 @no_grad
+@rewinding
 def sample(self, inputs, config=None, **kwargs):
     """Append masks to the prompts and fill them, block after block.
 
@@ -56,6 +57,7 @@ def sample(self, inputs, config=None, **kwargs):
 
 
 @no_grad
+@rewinding
 def infill(self, inputs, config, **kwargs):
     """Fill the masks that the inputs hold, block after block of the canvas. Arguments and result as those of ``sample``."""
     options = _Options(self, config, kwargs)

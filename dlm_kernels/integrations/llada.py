@@ -39,7 +39,8 @@ from .. import TopK, denoise_step_, request_seeds, row_stats, topk_unmask_
 from ..arguments import integer, number, require, require_type, tensor
 from ..quotas import even
 from ..seeds import fresh_seeds
-from .seams import Unsupported, function_seam, has_parameters
+from .seams import Unsupported, function_seam, has_parameters, require_own
+from .transfer import rewinding
 
 __all__ = ["add_gumbel_noise", "generate", "get_num_transfer_tokens"]
 
@@ -382,6 +383,7 @@ class _GenerateModule:
         )
 
     def seams(self, obj):
+        require_own(obj, "generate")
         signature, ours = inspect.signature(obj.generate), inspect.signature(generate).parameters
         for name, theirs in signature.parameters.items():  # in an order that has changed between releases
             if name not in ours or theirs.default != ours[name].default:
@@ -390,20 +392,43 @@ class _GenerateModule:
         yield function_seam(obj, "generate", fast, "draws, ranks and fills, at every step")
 
 
+@rewinding
 def _generate_or_refuse(model, prompt, **options):
     """``generate`` as the original does it, which fills NaN rows and ranks on probabilities of fp16."""
-    if getattr(model, "dtype", None) == torch.float16:
-        raise Unsupported("a model of float16 is not covered")
     bad = torch.zeros((), dtype=torch.int64, device=prompt.device)
 
     def count(step, x, result):
         nonlocal bad
         bad = bad + result.num_bad.sum().to(bad.device)
 
-    x = generate(model, prompt, **options, compat=True, on_step=count)
+    watched = _Watched(model)
+    try:
+        x = generate(watched, prompt, **options, compat=True, on_step=count)
+    except (TypeError, ValueError) as why:
+        if watched.asked:
+            raise
+        raise Unsupported(str(why)) from None  # of the arguments, which are the original's to judge
     if bad > 0:
         raise Unsupported("logits hold NaN, +inf or nothing finite in a row that is read")
     return x
+
+
+class _Watched:
+    """A model whose logits are looked at: in some dtypes the original rounds in ways that are not reproduced."""
+
+    def __init__(self, model):
+        self._model, self.forward, self.asked = model, getattr(model, "forward", model), False
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def __call__(self, *args, **kwargs):
+        self.asked = True
+        output = self._model(*args, **kwargs)
+        dtype = getattr(getattr(output, "logits", output), "dtype", None)
+        if dtype in (torch.float16, torch.float64):
+            raise Unsupported(f"logits of {str(dtype)[6:]} are not covered")
+        return output
 
 
 ADAPTERS = (_GenerateModule(),)

@@ -84,7 +84,7 @@ def serve(fast, original, report, args, kwargs):
 def method_seam(obj, name, fast, does):
     """A method of one instance; ``fast(self, ...)``. Bound as methods are, so that a deep copy of obj calls itself. Unsupported
     where the method is not the client's own."""
-    _require_inherited(obj, name)
+    require_inherited(obj, name)
 
     def make(original, report):
         return types.MethodType(guarded(fast, original.__func__, report), obj)
@@ -92,9 +92,9 @@ def method_seam(obj, name, fast, does):
     return Seam(obj, name, make, does)
 
 
-def _require_inherited(obj, name):
+def require_inherited(obj, name):
     """Unsupported where obj, or a class that was derived in another module than the client's, has a method of its own: that
-    may do anything."""
+    may do anything. ``name`` is what is replaced, or what the original of it calls on obj."""
     original = getattr(obj, name)
     stubs = lambda kind: kind is torch.nn.Module or getattr(vars(kind)[name], "__isabstractmethod__", False)
     homes = [kind for kind in type(obj).__mro__ if name in vars(kind) and not stubs(kind)]
@@ -103,6 +103,14 @@ def _require_inherited(obj, name):
     bound = inherited and getattr(original, "__func__", None) is vars(homes[0])[name]
     if not (bound and is_written_in(homes[0].__module__, original)):
         raise Unsupported(f"{type(obj).__name__} has a {name} of its own")
+
+
+def require_own(owner, name):
+    """Unsupported where the function of this name in a module or class was put there by somebody else."""
+    home = owner.__module__ if isinstance(owner, type) else owner.__name__
+    written = getattr(owner, name).__module__
+    if written.partition(".")[0] != home.partition(".")[0]:
+        raise Unsupported(f"{home} has a {name} of somebody else's, {written}")
 
 
 def is_written_in(module, *functions):
@@ -127,17 +135,9 @@ def step_seams(owner, *steps):
         original = getattr(owner, fast.__name__, None)
         if original is not None:
             known_parameters(original, fast if shared else types.MethodType(fast, owner))
-            if shared and _package(original.__module__) != _package(_home(owner)):
-                raise Unsupported(f"{_home(owner)} has a {fast.__name__} of somebody else's, {original.__module__}")
+            if shared:
+                require_own(owner, fast.__name__)
             yield (function_seam if shared else method_seam)(owner, fast.__name__, fast, does)
-
-
-def _home(owner):
-    return owner.__module__ if isinstance(owner, type) else owner.__name__
-
-
-def _package(module):
-    return module.partition(".")[0]
 
 
 def backend_of(device):

@@ -52,6 +52,25 @@ def propose(
     )
 
 
+def rewinding(function):
+    """``function``, which leaves torch's global generators as it found them where it says Unsupported: the client's own code
+    then draws what it would have drawn. For whole loops."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        state, states = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+        try:
+            return function(*args, **kwargs)
+        except Unsupported:
+            torch.set_rng_state(state)
+            for device, state in zip(devices, states):
+                torch.cuda.set_rng_state(state, device)
+            raise
+
+    return call
+
+
 def take(result):
     """(draws, which to take) of a StepResult, unless a row held NaN or nothing finite: left masked, it would keep the loops
     that wait for the last mask from ending. They wait for the device themselves right after."""

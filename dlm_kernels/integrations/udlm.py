@@ -29,7 +29,7 @@ from ..transitions import guided, uniform
 from ..uniform import transition_step
 from .deferred import Deferred, Posterior, logits_of
 from .levels import per_sequence, transition_of
-from .seams import Unsupported, class_named, step_seams
+from .seams import Unsupported, class_named, require_inherited, step_seams
 from .transfer import Refused, refuse
 
 __all__ = ["_cbg_denoise", "_cfg_denoise", "_ddpm_denoise", "_nos_denoise", "_q_xt"]
@@ -154,6 +154,7 @@ class _Udlm:
     def seams(self, obj):
         if not hasattr(obj, "_compute_posterior"):
             raise Unsupported("this revision has no _compute_posterior")
+        require_inherited(obj, "_compute_posterior")
         return step_seams(
             obj,
             (_ddpm_denoise, "ancestral step"),
