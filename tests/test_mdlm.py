@@ -245,6 +245,7 @@ def test_against_a_checkout(checkout, name, monkeypatch):
         __module__ = theirs.__name__
         _ddpm_caching_update = theirs.Diffusion._ddpm_caching_update
         _ddpm_update = theirs.Diffusion._ddpm_update
+        _subs_parameterization = theirs.Diffusion._subs_parameterization
 
     for sampling in SAMPLERS[:1] if name == "MDLM" else [s for s in SAMPLERS if s["sampler"] != "forward-backward"]:
         model = Model(**sampling)
