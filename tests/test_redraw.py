@@ -4,12 +4,12 @@ import dense_posteriors as dense
 import pytest
 import torch
 from backends import is_slow, ops
-from helpers import assert_equal
+from helpers import LEAD, A, B, assert_between, assert_equal
 from strategies import make_logits
 from transition_cases import KINDS, NO_MASK, Numbers, rows
 from transition_laws import SEED, STEP, check_law
 
-from dlm_kernels import reference, transitions
+from dlm_kernels import reference, schedules, transitions
 
 
 @pytest.mark.parametrize("name", ["sumi", "discrete_ddim", "gidd", "remdm"])
@@ -77,3 +77,38 @@ def test_redraws_of_a_large_vocabulary(backend, redraw, dtype):
         else:
             assert_equal(f"output {i}", mine, theirs)
     assert len(outcomes[0][2].unique()) > 1
+
+
+@pytest.mark.parametrize("gamma", [-0.5, 1.7, 14.0, 40.0])
+@pytest.mark.parametrize("spread, noise", [(3, 0.1), (3, 1e-5), (40, 1e-35), (40, 0.0)])
+def test_guided_draws_lie_in_their_cells(backend, spread, noise, gamma):
+    """On a grid of uniforms. In posteriors with next to no noise, or none, probabilities count that no float holds.
+
+    The band, as in helpers.py, where d is a token's distance from the largest logit in nats: a posterior has the relative errors
+    of its term, at most A + B (LEAD + |d|), and of its law's mass. Its logarithm l, |l| <= |d| or the noise's, has those and
+    B |l|, and a power makes |gamma| times that of it. Twice, as there: once for the partial sum, once for the total.
+    """
+    vocab, n, temperature = 41, 200 if is_slow(backend) else 4000, 0.8
+    generator = torch.Generator().manual_seed(5)
+    z = torch.randn(vocab, generator=generator) * spread
+    u = (gamma * z - torch.randn(vocab, generator=generator)) / (gamma - 1)  # so that many tokens weigh much
+    laws = [(logits.double() / temperature).log_softmax(-1) for logits in (z, u)]
+    share, part = torch.tensor(1 - noise).double().log(), torch.tensor(noise / vocab).double().log()
+    cond, uncond = (torch.logaddexp(share + law, part) for law in laws)
+    weights = gamma * cond + (1 - gamma) * uncond
+    x_t = int(weights.argmin())
+    weights[x_t] = -torch.inf
+    edges = torch.nn.functional.pad(weights.softmax(-1).cumsum(-1), (1, 0))
+
+    grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    uniform = torch.stack([torch.full_like(grid, 1e-9), grid, grid], -1)[None]  # x_t is noise, and leaves
+    levels = schedules.Level(torch.tensor(0.0), torch.tensor(1.0)), schedules.Level(1 - noise, noise)
+    transition = transitions.guided(transitions.uniform(*levels), gamma)
+    more = dict(redraw=transition.redraw, level=transition.level, uncond_logits=u.expand(1, n, -1), uniform=uniform)
+    x, t = torch.full((1, n), x_t), torch.tensor([temperature])
+    tokens, route, *_ = ops.transition_step_(x, z.expand(1, n, -1), t, SEED, STEP, transition.coefficients, **more)
+    assert bool((route > 0).all()) and len(tokens.unique()) > 1
+    far = max(float(-law.min()) for law in laws)
+    band = 2 * (abs(gamma) + abs(1 - gamma)) * (2 * A + B * (2 * LEAD + 2 * far))
+    assert_between("uniform inside the cell of the token", grid, edges[tokens[0]] - band, edges[tokens[0] + 1] + band)
+    assert bool((weights[tokens[0]] > -torch.inf).all())

@@ -6,7 +6,6 @@ from dlm_kernels.bench import udlm_client as client
 from toy_uniform import VOCAB, Network, assert_drawn, canvas
 
 import dlm_kernels as dlm
-from dlm_kernels.integrations import udlm
 
 Diffusion = lambda *args, **options: client.Diffusion(Network(), VOCAB, *args, **options)
 CHANCES = {
@@ -78,13 +77,6 @@ def test_caches_go_both_ways(use_float64):
     assert model.backbone.calls == calls
 
 
-@pytest.fixture
-def guided_everywhere(monkeypatch):
-    """On a CPU the client's own code is faster, and runs."""
-    monkeypatch.setattr(udlm, "_cfg_where_faster", udlm._cfg_denoise)
-
-
-@pytest.mark.usefixtures("guided_everywhere")
 @pytest.mark.parametrize("name", CHANCES)
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.5, 0.4])
 def test_classifier_free_guidance(gamma, name):
@@ -125,17 +117,6 @@ def test_other_options_run_the_clients_code_and_say_why():
     assert "noise levels: must be one for each of 2 sequences, got [3, 1, 1]" in str(dlm.explain(model))
 
 
-def test_guidance_on_a_cpu_is_the_clients_own():
-    model, arguments = Diffusion(), dict(cond=torch.tensor([0, 1]), gamma=2.0, **moves(canvas()))
-    torch.manual_seed(5)
-    want = model._cfg_denoise(**arguments)
-    torch.manual_seed(5)
-    got = dlm.accelerate(model)._cfg_denoise(**arguments)
-    assert torch.equal(want[0], got[0]) and torch.equal(want[1], got[1])
-    assert "guided posteriors are slower" in str(dlm.explain(model))
-
-
-@pytest.mark.usefixtures("guided_everywhere")
 @pytest.mark.parametrize("cond", [None, torch.tensor([0, 1])])
 @pytest.mark.parametrize("use_float64", [False, True])
 def test_whole_loops(cond, use_float64):

@@ -10,7 +10,6 @@ import torch
 from toy_uniform import VOCAB, Network, assert_drawn, canvas
 
 import dlm_kernels as dlm
-from dlm_kernels.integrations import udlm
 
 pytestmark = pytest.mark.checkout
 
@@ -98,7 +97,6 @@ def test_udlm(checkout, monkeypatch, gamma):
     arguments = dict(xt=x, time_conditioning=torch.ones(2), move_chance_t=chances[0], move_chance_s=chances[1])
     step = "_ddpm_denoise" if gamma is None else "_cfg_denoise"
     arguments |= {} if gamma is None else dict(cond=torch.tensor([0, 1]), gamma=gamma)
-    monkeypatch.setattr(udlm, "_cfg_where_faster", udlm._cfg_denoise)  # on a CPU, too
     _, q, cache = getattr(model, step)(**arguments)
     with dlm.accelerated(model):
         xs, stub, kept = getattr(model, step)(**arguments)

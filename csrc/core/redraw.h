@@ -20,6 +20,7 @@ inline const char* redraw_name(int32_t kind) {
 struct Posterior {
   double model, noise;   // of another token v: model * p(v) + noise
   double current, mask;  // of x_t, and of the mask where x_t is another token
+  double log_model;
 };
 
 // `odds` against x_t under the law, `shifted` after the leave-one-out shift, if there is one.
@@ -31,22 +32,23 @@ DLM_HD Posterior posterior(const Transition& t, double odds, double shifted, boo
   out.noise = w.noise / support;
   out.current = is_mask ? w.stay : w.stay + out.noise;
   out.mask = w.mask;
+  out.log_model = log_d(out.model);
   return out;
 }
 
 // What the tokens of a row weigh. Made as {}: a GPU's shared memory, where it may lie, runs no constructors.
 struct RedrawLaw {
   int32_t kind;
-  double level;  // min_p: the least posterior that counts. guidance: gamma. score: (1 - e^-dsigma) / V
-  Posterior cond, uncond;
-  double current, mask;  // the weights of x_t and the mask; of guidance their logarithms, until its `top` is known
-  double top;            // guidance: the largest logarithm of a weight of the row, about which all of them are taken
+  double level;            // the least weight that counts, but of guidance: gamma
+  Posterior cond, uncond;  // of SEDD's step, which has no posterior, `cond` is what other tokens weigh
+  double current, mask;    // the weights of x_t and the mask; of guidance their logarithms, until its `top` is known
+  double top;              // guidance: the largest logarithm of a weight of the row, about which all of them are taken
 };
 
 // log(model * p + noise), where p alone may be too small for a number.
 DLM_HD double log_posterior(const Posterior& q, double log_p) {
   if (q.noise > 0) return log_d(q.model * exp_d(log_p) + q.noise);
-  return q.model > 0 ? log_d(q.model) + log_p : -kInfinity;
+  return q.log_model + log_p;
 }
 
 // gamma log c + (1 - gamma) log u; what either posterior forbids is forbidden.
@@ -62,7 +64,6 @@ DLM_HD double log_weight(const RedrawLaw& law, double log_p, double log_p_uncond
 
 // The weight of a token beside x_t and the mask, but for guidance: exp(log_weight - top) there.
 DLM_HD double weigh(const RedrawLaw& law, double p) {
-  if (law.kind == kScore) return law.level * max_of(0.0, p - law.level);
   const double c = law.cond.model * p + law.cond.noise;
   return c >= law.level ? c : 0;
 }
@@ -71,8 +72,11 @@ DLM_HD double weigh(const RedrawLaw& law, double p) {
 // e^-dsigma and leaves with 1 - e^-dsigma.
 DLM_HD void weigh_ends(RedrawLaw* law, const Transition& t, double p, double support) {
   if (law->kind == kScore) {
-    law->level = t.token.leave / support;
-    law->current = (law->level + t.token.keep) * max_of(0.0, p - law->level);
+    const double floor = t.token.leave / support;
+    law->current = (floor + t.token.keep) * max_of(0.0, p - floor);
+    law->cond.model = floor;  // floor * (p - floor), where that is positive
+    law->cond.noise = -floor * floor;
+    law->level = 0;
     return;
   }
   law->current = law->cond.current;
@@ -95,9 +99,9 @@ DLM_HD void set_top(RedrawLaw* law, double largest) {
 }
 
 // Whether a drawn token with this probability came as noise: of what the (conditional) posterior has for it, the law
-// has a part and noise the rest. SEDD's has no parts.
+// has a part and noise the rest. In SEDD's step noise only takes away.
 DLM_HD bool came_as_noise(const RedrawLaw& law, double p, double u) {
-  return law.kind != kScore && u * (law.cond.model * p + law.cond.noise) < law.cond.noise;
+  return u * (law.cond.model * p + law.cond.noise) < law.cond.noise;
 }
 
 // `others`: the sum of weigh() over all other tokens. Where nothing has a weight the position stays.

@@ -19,6 +19,13 @@ struct LawScales {
 // Largest (max - ref) * scale, in log2 units, that a run of logits may reach: above it sums in float could overflow.
 constexpr float kMaxLead = 64.0f;
 
+// slope * exp2((z - ref) * scale) + offset.
+struct AffineScales {
+  float slope = 0, offset = 0;
+  float least = 0;   // what is below counts as 0, and with an offset what is below 2^-120
+  float factor = 1;  // of the logarithm
+};
+
 struct RunStats {
   float max = -kInfinity;
   double mass = 0;  // sum of exp2((z - ref) * scale)
@@ -40,6 +47,8 @@ struct DTypeKernels {
   // has room for 16 more than that.
   int64_t (*collect)(const void* z, int64_t n, float low, float high, float* out);
   void (*exponentials)(const void* z, int64_t n, const LawScales& law, float* out);  // exp2((z - ref) * scale)
+  // Adds factor * log2(slope * exp2((z - ref) * scale) + offset) to out, but makes it -inf where that counts as 0.
+  void (*add_log2)(const void* z, int64_t n, const LawScales& law, const AffineScales& of, float* out);
   // exp2((z - ref) * scale) * share, rounded to nearest even.
   void (*probabilities)(const void* z, int64_t n, const LawScales& law, float share, BFloat16* out);
 };

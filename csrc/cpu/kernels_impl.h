@@ -9,6 +9,7 @@
 
 namespace {
 
+using dlm::cpu::AffineScales;
 using dlm::cpu::LawScales;
 using dlm::cpu::RunStats;
 
@@ -176,7 +177,8 @@ inline __attribute__((always_inline)) void draw_terms(const Vec block[4], const 
   const Vec ref = Vec::set(law.ref), lowest = Vec::set(kLowest / law.draw_scale), floor = Vec::set(law.floor);
   for (int j = 0; j < 4; j += kStep) {
     Vec d[kStep], fraction[kStep], power[kStep];
-    for (int i = 0; i < kStep; ++i) d[i] = Vec::max(lowest, Vec::floored(block[j + i], floor) - ref);
+    for (int i = 0; i < kStep; ++i)
+      d[i] = Vec::max(lowest, Vec::where_at_least(floor, block[j + i], block[j + i]) - ref);
     Vec::exp2(d, Vec::set(law.draw_scale), fraction, power);
     for (int i = 0; i < kStep; ++i) term[j + i] = fraction[i] * power[i];
   }
@@ -256,6 +258,82 @@ void exponentials(const void* data, int64_t n, const LawScales& law, float* out)
   });
 }
 
+// log2 of positive normal numbers, to 5e-8 and the rounding of the result: minimax of degree 8 about the middle of
+// [1, 2). Step by step over the Vecs, as exp2 is.
+inline __attribute__((always_inline)) void log2(const Vec x[kStep], Vec out[kStep]) {
+  constexpr float kPowers[] = {-9.0889083e-3f,  1.47788059e-2f, -2.05787513e-2f, 3.7462901e-2f,
+                               -7.12997466e-2f, 1.42526373e-1f, -3.20596844e-1f, 9.61795986e-1f};
+  Vec f[kStep], exponent[kStep];
+  for (int i = 0; i < kStep; ++i) Vec::split(x[i], &f[i], &exponent[i]);
+  for (int i = 0; i < kStep; ++i) f[i] = f[i] - Vec::set(1.5f);
+  for (int i = 0; i < kStep; ++i) exponent[i] = exponent[i] - Vec::set(-5.84962487e-1f);
+  for (int i = 0; i < kStep; ++i) out[i] = Vec::set(kPowers[0]);
+  for (int k = 1; k < 8; ++k) {
+    for (int i = 0; i < kStep; ++i) out[i] = Vec::fma(out[i], f[i], Vec::set(kPowers[k]));
+  }
+  for (int i = 0; i < kStep; ++i) out[i] = Vec::fma(out[i], f[i], exponent[i]);
+}
+
+// One block, of kBlock. kPure: no offset, and so no power either, which might underflow.
+template <bool kPure, class T>
+inline __attribute__((always_inline)) void add_log2_block(const T* z, const LawScales& law, const AffineScales& of,
+                                                          float* out) {
+  Vec block[4], sum[4];
+  if constexpr (sizeof(T) == sizeof(float)) {
+    Vec::load(z, block);
+  } else {  // Vecs that are loaded from 16-bit logits are in no order
+    float logit[kBlock];
+    for (int j = 0; j < kBlock; ++j) logit[j] = dlm::to_float(z[j]);
+    Vec::load(logit, block);
+  }
+  Vec::load(out, sum);
+  Vec log[4], value[4], least;
+  if constexpr (kPure) {
+    const Vec floor = Vec::set(law.floor), ref = Vec::set(law.ref), scale = Vec::set(law.scale);
+    least = Vec::set(dlm::max_of(-0x1p100f, static_cast<float>(::log2(static_cast<double>(of.least)))));
+    const Vec log_slope = Vec::set(static_cast<float>(::log2(static_cast<double>(of.slope))));
+    for (int i = 0; i < 4; ++i) {
+      log[i] = value[i] = Vec::fma(Vec::where_at_least(floor, block[i], block[i]) - ref, scale, log_slope);
+    }
+  } else {
+    const Vec slope = Vec::set(of.slope), offset = Vec::set(of.offset);
+    least = Vec::set(dlm::max_of(of.least, 0x1p-120f));
+    draw_terms(block, law, value);
+    for (int i = 0; i < 4; ++i) value[i] = Vec::fma(slope, value[i], offset);
+    for (int i = 0; i < 4; i += kStep) log2(value + i, log + i);
+  }
+  for (int i = 0; i < 4; ++i) {
+    sum[i] = Vec::where_at_least(least, value[i], Vec::fma(Vec::set(of.factor), log[i], sum[i]));
+    sum[i].store(out + i * Vec::kWidth);
+  }
+}
+
+template <bool kPure, class T>
+void add_log2_of(const T* z, int64_t n, const LawScales& law, const AffineScales& of, float* out) {
+  int64_t i = 0;
+  for (; i + kBlock <= n; i += kBlock) add_log2_block<kPure>(z + i, law, of, out + i);
+  if (i == n) return;
+  T tail[kBlock];
+  float sum[kBlock] = {};
+  for (T& each : tail) each = negative_infinity<T>();
+  memcpy(tail, z + i, static_cast<size_t>(n - i) * sizeof(T));
+  memcpy(sum, out + i, static_cast<size_t>(n - i) * sizeof(float));
+  add_log2_block<kPure>(tail, law, of, sum);
+  memcpy(out + i, sum, static_cast<size_t>(n - i) * sizeof(float));
+}
+
+template <class T>
+void add_log2(const void* data, int64_t n, const LawScales& law, const AffineScales& of, float* out) {
+  const T* z = static_cast<const T*>(data);
+  LawScales draw = law;
+  draw.draw_scale = law.scale;
+  if (of.offset == 0) {
+    add_log2_of<true>(z, n, draw, of, out);
+  } else {
+    add_log2_of<false>(z, n, draw, of, out);
+  }
+}
+
 template <class T>
 void probabilities(const void* data, int64_t n, const LawScales& law, float share, dlm::BFloat16* out) {
   for_each_term<T>(data, n, law, [&](const float* term, int64_t count, int64_t i) {
@@ -294,6 +372,7 @@ constexpr dlm::cpu::DTypeKernels kernels_of() {
           invert<T>,
           collect<T>,
           exponentials<T>,
+          add_log2<T>,
           probabilities<T>};
 }
 

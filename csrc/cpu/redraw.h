@@ -11,10 +11,10 @@ struct Redrawn {
   int64_t token;
 };
 
-// The row has these statistics, and its position holds `current`. `uncond`: the other row of guidance, unfiltered; else
-// null.
+// The row has these chunks and statistics, and its position holds `current`. `uncond`: the other row of guidance,
+// unfiltered; else null.
 Redrawn redraw(const TransitionArgs& a, const Resolved& r, const KernelTable& k, const RowJob& job, RowSource* uncond,
-               const RowStats& stats, const Place& at, const Current& current, double u_route, double u_draw,
-               double u_noise);
+               const ChunkStats* swept, const RowStats& stats, const Place& at, const Current& current, double u_route,
+               double u_draw, double u_noise);
 
 }  // namespace dlm::cpu

@@ -162,16 +162,6 @@ int64_t draw_another(const KernelTable& k, RowSource source, int64_t vocab, cons
   return draw_token(k, source, vocab, law, without, uniform);
 }
 
-void exponentials(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, const RowLaw& law,
-                  float max, float* out) {
-  LawScales scales = scales_of(law, max);
-  for_each_run(source, begin, end, [&](const void* data, int32_t dtype, int64_t n, int64_t at) {
-    scales.floor = source.floor_at(at);
-    k.dtype[dtype].exponentials(data, n, scales, out + (at - begin));
-    return false;
-  });
-}
-
 void store_probabilities(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law,
                          const RowStats& stats, BFloat16* out) {
   LawScales scales = scales_of(law, stats.max);

@@ -26,10 +26,6 @@ int64_t draw_token(const KernelTable& k, const RowSource& source, int64_t vocab,
 int64_t draw_another(const KernelTable& k, RowSource source, int64_t vocab, const RowLaw& law, const ChunkStats* chunks,
                      int64_t token, double uniform);
 
-// exp((z - max) * beta) of [begin, end).
-void exponentials(const KernelTable& k, const RowSource& source, int64_t begin, int64_t end, const RowLaw& law,
-                  float max, float* out);
-
 // The probabilities of a whole row, from its statistics.
 void store_probabilities(const KernelTable& k, const RowSource& source, int64_t vocab, const RowLaw& law,
                          const RowStats& stats, BFloat16* out);

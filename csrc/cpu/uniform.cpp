@@ -70,7 +70,7 @@ class Mover {
     if (!filter_row(k_, &job.source, r_.vocab, job.law, job.filter, chunks, job.room, &stats)) return -1;
     const Current current = held(job.source, token_on_canvas(a_.decide.x, at));
     const Redrawn to = r_.redraw == kNoRedraw ? take_route(job, chunks, stats, row, at, current)
-                                              : draw_again(job, stats, row, at, current);
+                                              : draw_again(job, chunks, stats, row, at, current);
     if (to.token < 0) return -1;
     const Current now = held(job.source, to.token);
     store_moved(a_.out, a_.decide.x, row, to.token, to.route, probability(stats, current, job.law.beta),
@@ -115,11 +115,11 @@ class Mover {
     return {kStay, current.token};
   }
 
-  Redrawn draw_again(const RowJob& job, const RowStats& stats, int64_t row, const Place& at,
+  Redrawn draw_again(const RowJob& job, const ChunkStats* chunks, const RowStats& stats, int64_t row, const Place& at,
                      const Current& current) const {
     RowSource uncond;
     if (r_.redraw == kGuidance) uncond = row_source(k_, uncond_, r_.geometry, scratch_, row);
-    return redraw(a_, r_, k_, job, r_.redraw == kGuidance ? &uncond : nullptr, stats, at, current,
+    return redraw(a_, r_, k_, job, r_.redraw == kGuidance ? &uncond : nullptr, chunks, stats, at, current,
                   uniform(row, at, kStreamRoute, 0), uniform(row, at, kStreamDraw, 1),
                   uniform(row, at, kStreamNoise, 2));
   }

@@ -33,9 +33,15 @@ struct Vec {
   // b when either is NaN: the instruction's own rule, kept by the other Vecs.
   static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
   static bool any_equal(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)) != 0; }
-  // z, but -inf below the floor and for NaN.
-  static Vec floored(Vec z, Vec floor) {
-    return {_mm256_blendv_ps(set(-dlm::kInfinity).v, z.v, _mm256_cmp_ps(z.v, floor.v, _CMP_GE_OQ))};
+  // then, but -inf where x is below the floor or NaN.
+  static Vec where_at_least(Vec floor, Vec x, Vec then) {
+    return {_mm256_blendv_ps(set(-dlm::kInfinity).v, then.v, _mm256_cmp_ps(x.v, floor.v, _CMP_GE_OQ))};
+  }
+  // x = mantissa * 2^exponent, mantissa in [1, 2), of a positive normal number; of anything else, anything.
+  static void split(Vec x, Vec* mantissa, Vec* exponent) {
+    const __m256i bits = _mm256_castps_si256(x.v), below_exponent = _mm256_set1_epi32(0x7fffff);
+    mantissa->v = _mm256_or_ps(_mm256_castsi256_ps(_mm256_and_si256(bits, below_exponent)), set(1).v);
+    exponent->v = _mm256_sub_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(bits, 23)), set(127).v);
   }
   // The lanes in [low, high], one after the other; returns how many. May write kWidth floats.
   static int64_t compress(Vec z, Vec low, Vec high, float* out) {

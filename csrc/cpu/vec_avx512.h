@@ -35,9 +35,14 @@ struct Vec {
   static Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
   static Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }  // b when either is NaN
   static bool any_equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ) != 0; }
-  // z, but -inf below the floor and for NaN.
-  static Vec floored(Vec z, Vec floor) {
-    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(z.v, floor.v, _CMP_GE_OQ), set(-dlm::kInfinity).v, z.v)};
+  // then, but -inf where x is below the floor or NaN.
+  static Vec where_at_least(Vec floor, Vec x, Vec then) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, floor.v, _CMP_GE_OQ), set(-dlm::kInfinity).v, then.v)};
+  }
+  // x = mantissa * 2^exponent, mantissa in [1, 2), of a positive normal number; of anything else, anything.
+  static void split(Vec x, Vec* mantissa, Vec* exponent) {
+    mantissa->v = _mm512_getmant_ps(x.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_zero);
+    exponent->v = _mm512_getexp_ps(x.v);
   }
   // The lanes in [low, high], one after the other; returns how many. May write kWidth floats.
   static int64_t compress(Vec z, Vec low, Vec high, float* out) {

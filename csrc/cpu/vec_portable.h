@@ -23,8 +23,14 @@ struct Vec {
     const Ints eq = a.v == b.v;
     return (eq[0] | eq[1] | eq[2] | eq[3]) != 0;
   }
-  // z, but -inf below the floor and for NaN.
-  static Vec floored(Vec z, Vec floor) { return {z.v >= floor.v ? z.v : set(-dlm::kInfinity).v}; }
+  // then, but -inf where x is below the floor or NaN.
+  static Vec where_at_least(Vec floor, Vec x, Vec then) { return {x.v >= floor.v ? then.v : set(-dlm::kInfinity).v}; }
+  // x = mantissa * 2^exponent, mantissa in [1, 2), of a positive normal number; of anything else, anything.
+  static void split(Vec x, Vec* mantissa, Vec* exponent) {
+    const Ints bits = (Ints)x.v;
+    mantissa->v = (Floats)((bits & 0x7fffff) | 0x3f800000);
+    exponent->v = __builtin_convertvector((bits >> 23) - 127, Floats);
+  }
   // The lanes in [low, high], one after the other; returns how many. May write kWidth floats.
   static int64_t compress(Vec z, Vec low, Vec high, float* out) {
     const Ints inside = (z.v >= low.v) & (z.v <= high.v);

@@ -3,8 +3,7 @@
     model = diffusion.Diffusion.load_from_checkpoint(...)
     dlm.accelerate(model)  # then model.sample(...) as before
 
-Covered: ``diffusion="uniform"``, without guidance and with classifier-free guidance (behind ``accelerate`` on GPUs only: on a CPU
-the original is faster there), and its forward noising. The logits are
+Covered: ``diffusion="uniform"``, without guidance and with classifier-free guidance, and its forward noising. The logits are
 read once (guidance: of both forwards, and again), where the original makes x_theta, a one-hot, the posterior and noise for
 each of its entries. What follows the original's law is the draw; the arithmetic is not its own:
 
@@ -18,8 +17,6 @@ each of its entries. What follows the original's law is the draw; the arithmetic
 """
 
 from __future__ import annotations
-
-import functools
 
 import torch
 
@@ -71,13 +68,6 @@ def _cfg_denoise(self, cond, gamma, xt, time_conditioning, move_chance_t, move_c
         posterior = lambda: powers().softmax(dim=-1)
     cache = {"log_x_theta_uncond": unconditional, "log_x_theta_cond": conditional}
     return step.x, Posterior(law, posterior, step.num_bad), cache
-
-
-@functools.wraps(_cfg_denoise)
-def _cfg_where_faster(self, cond, gamma, xt, *args, **kwargs):
-    slow = xt.device.type == "cpu" and gamma not in (0.0, 1.0)
-    refuse(slow, "gamma: guided posteriors are slower here than as the original has them on a CPU")
-    return _cfg_denoise(self, cond, gamma, xt, *args, **kwargs)
 
 
 def _cbg_denoise(
@@ -158,7 +148,7 @@ class _Udlm:
         return step_seams(
             obj,
             (_ddpm_denoise, "ancestral step"),
-            (_cfg_where_faster, "ancestral step with classifier-free guidance"),
+            (_cfg_denoise, "ancestral step with classifier-free guidance"),
             (_cbg_denoise, "ancestral step with classifier-based guidance"),
             (_nos_denoise, "ancestral step with NOS guidance"),
             (_q_xt, "forward noising"),

@@ -21,6 +21,8 @@ struct __m256i {
 };
 typedef uint16_t __mmask16;
 enum { _CMP_EQ_OQ = 0x00, _CMP_GE_OQ = 0x1d, _CMP_LE_OQ = 0x12 };
+enum { _MM_MANT_NORM_1_2 = 0 };
+enum { _MM_MANT_SIGN_zero = 1 };
 
 template <class F>
 inline __m512 lanes512(F f) {
@@ -45,6 +47,12 @@ inline __m512 _mm512_fmsub_ps(__m512 a, __m512 b, __m512 c) {
 }
 inline __m512 _mm512_max_ps(__m512 a, __m512 b) {  // b when either is NaN
   return lanes512([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+inline __m512 _mm512_getexp_ps(__m512 a) {  // of normal numbers
+  return lanes512([&](int i) { return static_cast<float>(std::ilogb(a.lane[i])); });
+}
+inline __m512 _mm512_getmant_ps(__m512 a, int, int) {  // in [1, 2), without the sign: of normal numbers
+  return lanes512([&](int i) { return std::fabs(std::scalbn(a.lane[i], -std::ilogb(a.lane[i]))); });
 }
 inline __mmask16 _mm512_cmp_ps_mask(__m512 a, __m512 b, int op) {
   unsigned mask = 0;
