@@ -1,12 +1,15 @@
 """The documentation: every Python block runs, quoted code stands in its file, what is named exists, the site builds."""
 
+import argparse
 import html
 import inspect
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +17,11 @@ import pytest
 import torch
 
 import dlm_kernels as dlm
+from dlm_kernels.__main__ import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BESIDE = [ROOT / "CONTRIBUTING.md", ROOT / "bench" / "README.md"]  # which have no Python
 FENCE = re.compile(r"(?:<!-- not run: (?P<why>.+?) -->\n+)?^```(?P<info>[^\n]*)\n(?P<body>.*?)^```$", re.S | re.M)
 # Blocks that cannot run here, by their reasons; `<!-- not run: reason -->` stands before such a block.
 NOT_RUN = []
@@ -49,7 +54,7 @@ def blocks_of(page):
         yield Block(str(page.relative_to(ROOT)), line, found["info"], found["body"], found["why"])
 
 
-BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+BLOCKS = [block for page in [*PAGES, *BESIDE] for block in blocks_of(page)]
 PYTHON = [block for block in BLOCKS if block.info.split()[:1] == ["python"]]
 
 
@@ -126,7 +131,7 @@ def test_quotes(block):
     assert block.body in (ROOT / block.quotes).read_text()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *BESIDE], ids=lambda page: f"{page.parent.name}-{page.name}")
 def test_what_is_named_exists(page):
     """Tests, files and folders of this repository, and names of the package, in backticks."""
     for name in re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text())):
@@ -141,6 +146,28 @@ def test_what_is_named_exists(page):
             for part in path.split(".")[1:]:
                 assert hasattr(found, part), name
                 found = getattr(found, part)
+
+
+def commands():
+    """Lines that call something of this repository, as lists of words."""
+    for block in BLOCKS:
+        if "python" not in block.info:
+            for line in block.body.splitlines():
+                if re.match(r"(bash \.ci/|bash bench/|python (-m dlm_kernels|examples/))", line):
+                    yield pytest.param(shlex.split(line, comments=True), id=f"{block.page}: {line.split('  ')[0]}")
+
+
+@pytest.mark.parametrize("command", list(commands()))
+def test_commands_are_what_the_programs_take(command):
+    if command[0] == "bash":
+        assert os.access(ROOT / command[1], os.X_OK)
+    if command[:2] == ["bash", ".ci/demo"]:
+        command = ["python", "-m", "dlm_kernels", "demo", *command[2:]]
+    if command[1:3] == ["-m", "dlm_kernels"]:
+        name, *arguments = command[3:]
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        import_module(f"dlm_kernels.{COMMANDS[name][0]}").add_arguments(parser)
+        parser.parse_args(arguments)
 
 
 def public_functions():
