@@ -88,7 +88,9 @@ def row_stats(logits, *, temperature=1.0, given=None, uncond_logits=None, cfg_sc
     Args:
         logits: float32, float16 or bfloat16, [B, W, V] or [R, V]; any strides but unit stride in V.
         temperature: T > 0, a float or floats [B] ([R] for [R, V] logits).
-        given: int64, logits' leading shape. uncond_logits: like logits. suppress: token ids.
+        given: int64, logits' leading shape.
+        uncond_logits, cfg_scale: like logits; a number.
+        suppress: token ids, int64 [n] or a list.
 
     Returns:
         RowStats(argmax, max, logsumexp, second, rest, entropy, p_given, bad).
@@ -113,7 +115,7 @@ def draw_tokens(
     Args:
         logits: float32, float16 or bfloat16: [B, W, V], row (b, i) for canvas position start_b + i; or [R, V], one sequence;
             or packed [R, V] with ``rows`` int64 [R] = b * length + position, -1 for padding.
-        The other arguments are those of ``denoise_step_``.
+        The others are those of ``denoise_step_``.
 
     Returns:
         Draw(tokens, confidence, entropy, logprob, key, bad).
@@ -148,10 +150,18 @@ def denoise_step_(
     Args:
         x: int64 or int32 [B, L], the canvas; written where committed.
         logits: float32, float16 or bfloat16, [B, W, V] or packed [R, V] with ``rows`` int64 [R]; any strides, unit stride in V.
-        mask_id: the token of an open position, or None. rule: TopK(k), Threshold(tau), ... of ``dlm_kernels``.
-        temperature, top_k, top_p, min_p: numbers or [B]. seed: an int or int64 [B]. step: an int. start: an int or int64 [B].
-        frozen: bool [B, L]. ready: bool, row-shaped. edits_left: int64 [B]. uniform: float64, row-shaped.
+        mask_id: the token of an open position, or None.
+        rule: TopK(k), Threshold(tau), ... of ``dlm_kernels``.
+        temperature, top_k, top_p, min_p: numbers or [B].
+        seed, start: an int or int64 [B].
+        step: an int.
+        generator: a ``numpy.random.Generator``.
+        frozen: bool [B, L].
+        ready: bool, row-shaped.
+        edits_left: int64 [B].
+        uniform: float64, row-shaped.
         suppress, demote: token ids, int64 [n] or a list.
+        The others are those of the torch function.
 
     Returns:
         StepResult(tokens, confidence, committed, num_committed, num_open, num_bad, x); with ``edit`` an EditResult.
@@ -190,8 +200,11 @@ def topk_unmask_(
     """Confidence-ranked top-k unmasking, in place: ``dlm_kernels.topk_unmask_``.
 
     Args:
-        x: int64 or int32 [B, L]. tokens: dtype of x, [B, W] or packed [R] with ``rows``. confidence: floats, like tokens.
-        k: an int or int64 [B]. The other arguments are those of ``denoise_step_``.
+        x: int64 or int32 [B, L], the canvas.
+        tokens: dtype of x, [B, W] or packed [R] with ``rows``.
+        confidence: floats, like tokens.
+        k: an int or int64 [B].
+        The others are those of ``denoise_step_``.
 
     Returns:
         UnmaskResult(committed, num_committed, num_open, num_bad, x).
@@ -219,8 +232,10 @@ def uniform_step_(
     Args:
         alpha_t, alpha_s: how much of the data is left at t and after the step, alpha_s >= alpha_t: numbers in [0, 1], [B] or
             [B, L] float arrays, or ``Level``, which keeps 1 - alpha exact.
-        prediction: "plug_in" (Sumi, UDLM, Duo) or "denoiser" (diffusers' DiscreteDDIM); tempered: "before" or "after".
-        uniform: float64 in [0, 1), row-shaped + [3]. The other arguments are those of ``denoise_step_``; x may hold mask_id.
+        prediction: "plug_in" (Sumi, UDLM, Duo) or "denoiser" (diffusers' DiscreteDDIM).
+        tempered: "before" or "after".
+        uniform: float64 in [0, 1), row-shaped + [3].
+        The others are those of ``denoise_step_``; x may hold mask_id.
 
     Returns:
         TransitionResult(tokens, route, p_current, confidence, num_changed, num_bad, x).
@@ -273,7 +288,7 @@ def renoise_step_(
         state: an ``array.RenoiseState``, brought up to date. None: a fresh one.
         probs: bfloat16, like logits: gets softmax of the law for every row that is read and not bad.
         uniform: float64 in [0, 1), row-shaped + [2].
-        The other arguments are those of ``denoise_step_`` and of the torch function.
+        The others are those of ``denoise_step_`` and of the torch function.
 
     Returns:
         RenoiseResult(tokens, argmax, entropy, confidence, accepted, num_accepted, num_bad, done, x).

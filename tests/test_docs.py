@@ -171,14 +171,14 @@ def test_commands_are_what_the_programs_take(command):
 
 
 def public_functions():
-    from dlm_kernels import quotas, remasking, schedules, transitions
+    from dlm_kernels import array, quotas, remasking, schedules, transitions
 
-    places = [(dlm, dlm._HOMES), *((module, vars(module)) for module in (quotas, remasking, schedules, transitions))]
-    for module, names in places:
+    modules = (array, quotas, remasking, schedules, transitions)
+    for module, names in [(dlm, dlm._HOMES), *((module, vars(module)) for module in modules)]:
         for name in names:
             value = getattr(module, name)
             if not name.startswith("_") and "Args:\n" in (inspect.getdoc(value) or ""):
-                yield pytest.param(value, id=name)
+                yield pytest.param(value, id=f"{module.__name__}.{name}")
 
 
 @pytest.mark.parametrize("function", list(public_functions()))

@@ -23,4 +23,4 @@ class Docstrings(griffe.Extension):
 
     def on_function_instance(self, *, func, **kwargs):
         if func.docstring is not None:
-            func.docstring.value = re.sub(r"\n    (The others? are .*)", r"\n\n\1", func.docstring.value)
+            func.docstring.value = re.sub(r"\n    (The others are .*)", r"\n\n\1", func.docstring.value)
