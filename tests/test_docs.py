@@ -116,14 +116,15 @@ def test_blocks_of_the_readme():
 def test_no_block_is_left_out_silently():
     assert len(PYTHON) >= 25
     assert [b.why for b in PYTHON if b.why] == NOT_RUN
-    for block in PYTHON:
-        if block.includes:  # examples run in test_examples.py
-            assert re.fullmatch(r"examples/\w+\.py", block.includes) and (ROOT / block.includes).is_file(), block
+    for block in BLOCKS:
+        if block.includes:  # examples run in test_examples.py, that in C++ in test_cpp_package.py
+            assert block.includes.startswith("examples/") and (ROOT / block.includes).is_file(), block
 
 
 def test_every_example_is_shown():
-    shown = {b.includes for b in PYTHON if b.page == "docs/quickstart.md"}
-    assert {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.py")} <= shown
+    shown = {b.includes for b in BLOCKS if b.page == "docs/quickstart.md"}
+    files = [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples" / "cpp").iterdir()]
+    assert {str(path.relative_to(ROOT)) for path in files} <= shown
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.quotes], ids=lambda b: f"{b.page}:{b.line}")
