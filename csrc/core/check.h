@@ -134,7 +134,7 @@ inline int32_t name(const char* argument, const char* got, const Names& known) {
 template <class T, class Good, class Rule>
 void values(const char* argument, const Array& a, Good good, const Rule& rule, int32_t dim = 0, int64_t offset = 0) {
   if (a.device >= 0) return;
-  if (dim < a.ndim) {
+  if (dim < min_of(a.ndim, kMaxDims)) {
     for (int64_t i = 0; i < a.shape[dim]; ++i) values<T>(argument, a, good, rule, dim + 1, offset + i * a.stride[dim]);
     return;
   }
