@@ -106,6 +106,45 @@ def test_what_is_not_covered_runs_the_clients_code_and_says_why():
     assert "s: must be <= t" in str(dlm.explain(step))
 
 
+class OtherNoise(HybridDiffusion):
+    __module__ = "elsewhere"
+
+    def probs_at_t(self, prs, t, eps=1e-4):
+        return prs
+
+
+class OtherStep(GiddSampler.DenoisingStep):
+    __module__ = "elsewhere"
+
+    def forward(self, z_t, t, s):
+        return z_t
+
+
+def test_parts_of_the_users_own_are_left_to_them():
+    changed, other_noise, other_sampler = sampler(), sampler(), GiddPipeline(torch.nn.Identity())
+    changed.sampling_step.__class__ = OtherStep
+    other_noise.sampling_step.noise_schedule.__class__ = OtherNoise
+    for obj, why in (
+        (changed, "OtherStep has a forward of its own"),
+        (other_noise, "OtherNoise has a probs_at_t of its own"),
+        (other_noise.sampling_step, "OtherNoise has a probs_at_t of its own"),
+        (other_sampler, "the sampler Identity is not covered"),
+    ):
+        with pytest.warns(RuntimeWarning, match=why):
+            dlm.accelerate(obj)
+        assert dlm.explain(obj).unsupported == why
+
+
+def test_a_pipeline_and_its_sampler():
+    pipe = GiddPipeline(theirs := sampler())
+    step = theirs.sampling_step
+    dlm.accelerate(pipe)
+    with pytest.warns(RuntimeWarning, match="its step is accelerated already"):
+        dlm.accelerate(theirs)
+    dlm.restore(pipe)
+    assert dlm.restore(theirs).sampling_step is step
+
+
 def test_a_checkpoint_may_set_the_noise():
     schedule = HybridDiffusion(Tokenizer(), p_uniform=0.1)
     assert gidd._p_uniform(schedule) == pytest.approx(0.1)

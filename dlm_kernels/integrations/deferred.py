@@ -48,6 +48,15 @@ class Deferred(torch.Tensor):
     def __repr__(self):
         return repr(self.value())
 
+    def numpy(self, *args, **kwargs):
+        return self.value().numpy(*args, **kwargs)
+
+    def __array__(self, *args, **kwargs):
+        return self.value().__array__(*args, **kwargs)
+
+    def tolist(self):
+        return self.value().tolist()
+
     def __reduce_ex__(self, protocol):
         return self.value().__reduce_ex__(protocol)
 

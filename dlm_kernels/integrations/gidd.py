@@ -38,7 +38,7 @@ from ..transitions import gidd, gidd_snr, with_min_p
 from ..uniform import transition_step
 from .deferred import Law, law_of, logits_of
 from .levels import per_sequence, transition_of
-from .seams import Seam, class_named, guarded, has_parameters, step_seams
+from .seams import Seam, Unsupported, class_named, guarded, has_parameters, require_inherited, step_seams
 from .transfer import refuse
 
 __all__ = ["DenoisingStep", "correction_step", "sample_zt"]
@@ -131,6 +131,14 @@ def _filters(top_p, top_k, vocab):
 # ---- accelerate --------------------------------------------------------------------------------------------------------
 
 
+def _require_hybrid(noise_schedule):
+    """Unsupported unless what the original step calls is GIDD's own."""
+    if class_named(noise_schedule, "HybridDiffusion") is None:
+        raise Unsupported(f"the noise schedule {type(noise_schedule).__name__} is not covered")
+    for name in ("probs_at_t", "get_alpha_betapi"):
+        require_inherited(noise_schedule, name)
+
+
 class _Pipeline:
     name = "GIDD pipeline or sampler"
 
@@ -139,6 +147,13 @@ class _Pipeline:
 
     def seams(self, obj):
         sampler = getattr(obj, "sampler", obj)
+        if class_named(sampler, "GiddSampler") is None:
+            raise Unsupported(f"the sampler {type(sampler).__name__} is not covered")
+        step = getattr(sampler.sampling_step, "_orig_mod", sampler.sampling_step)
+        if isinstance(step, _AcceleratedStep):
+            raise Unsupported("its step is accelerated already, with a pipeline or by itself")
+        require_inherited(step, "forward")
+        _require_hybrid(step.noise_schedule)
         yield Seam(sampler, "sampling_step", _AcceleratedStep, "denoising step")
 
 
@@ -152,6 +167,7 @@ class _Step:
         )
 
     def seams(self, obj):
+        _require_hybrid(obj.noise_schedule)
         return step_seams(obj, (DenoisingStep.forward, "denoising step"))
 
 
