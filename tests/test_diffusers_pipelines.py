@@ -124,6 +124,7 @@ def test_llada2_with_the_scheduler_class_alone():
     pipe = tiny_pipelines.llada2(BlockRefinementScheduler(threshold=0.8))
     want = llada2_run(2)(pipe)
     pipe.scheduler = FusedBlockRefinementScheduler.from_config(pipe.scheduler.config)
+    assert "the client's own code" not in str(dlm.explain(pipe))
     assert torch.equal(llada2_run(2)(pipe), want)
     assert pipe.scheduler.report.fast == pipe.model.calls and pipe.scheduler.config.threshold == 0.8
     assert pipe.config["scheduler"] == ("dlm_kernels.integrations.diffusers", "FusedBlockRefinementScheduler")

@@ -134,6 +134,7 @@ def test_what_is_not_covered_runs_the_models_code():
         "dtype must be": dict(logits=logits.double()),
         "a bad one": dict(logits=broken),
         "top_k: must be >= 1": dict(logits=logits, top_k=0),
+        "a gradient": dict(logits=logits.clone().requires_grad_()),
         "neg_entropy in rounded terms of bfloat16": dict(logits=logits.bfloat16(), neg_entropy=True),
     }
     original, model = client.sample_tokens, dlm.accelerate(Model())
@@ -148,6 +149,7 @@ def test_what_is_not_covered_runs_the_models_code():
         else:
             for got, expected in zip(client.sample_tokens(**arguments), want):
                 assert torch.equal(got.nan_to_num(9), expected.nan_to_num(9))
+                assert got.requires_grad == expected.requires_grad
         assert any(reason in why for why in dlm.explain(model).rows[0].fallbacks)
     dlm.restore(model)
     assert client.sample_tokens is original

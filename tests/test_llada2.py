@@ -81,6 +81,7 @@ def test_what_is_not_covered_runs_the_models_code():
     for reason, arguments in {
         "dtype must be float32 at temperature 0": (logits.bfloat16(), 0.0),
         "a bad one": (broken, 0.0),
+        "a gradient": (logits.clone().requires_grad_(), 0.0),
         "dtype must be float32, float16": (logits.double(), 1.0),
     }.items():
         torch.manual_seed(0)
@@ -88,6 +89,7 @@ def test_what_is_not_covered_runs_the_models_code():
         torch.manual_seed(0)
         want = Model._sample_with_temperature_topk_topp(model, *arguments)
         assert all(torch.equal(g.nan_to_num(9), w.nan_to_num(9)) for g, w in zip(got, want))
+        assert got[1].requires_grad == want[1].requires_grad
         assert any(reason in why for why in dlm.explain(model).rows[0].fallbacks)
         with pytest.raises(ValueError, match=reason):
             llada2.sample_with_temperature_topk_topp(*arguments)

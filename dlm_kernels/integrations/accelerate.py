@@ -194,6 +194,9 @@ def explain(obj):
 
 
 def _row_before(seam):
+    held = getattr(seam.owner, seam.attribute, None)
+    if isinstance(report := getattr(held, "report", None), Report):  # fast as it is
+        return _row(_where(seam), seam.does, report)
     for_others = _shared_at(seam)
     if for_others is None:
         return Row(_where(seam), seam.does, "the client's own code", 0, {})

@@ -69,7 +69,6 @@ def _diffusion_step_block(logits, x_block, mask_block, num_transfer_step, temper
     return result.x
 
 
-@no_grad
 def sample_tokens(logits, temperature, top_k, top_p):
     """Draw a token and score it: ``llada2.sample_with_temperature_topk_topp``, but top_p <= 0 is off, and top_k any number."""
     top_k = min(top_k, logits.shape[-1]) if top_k else 0

@@ -29,12 +29,12 @@ import torch
 
 from .. import row_stats
 from .seams import has_parameters, step_seams
-from .transfer import drawn, no_grad, nucleus, refuse
+from .transfer import drawn, nucleus, of_no_gradient, refuse
 
 __all__ = ["sample_tokens"]
 
 
-@no_grad
+@of_no_gradient
 def sample_tokens(
     logits,
     temperature=0.0,
@@ -57,7 +57,7 @@ def sample_tokens(
 
     Returns (confidence [N] in the dtype of the logits, tokens int64 [N]).
 
-    ValueError: a bad temperature or top_k, NaN in a row, and what ``compat`` refuses.
+    ValueError: a bad temperature or top_k, NaN in a row, logits that a gradient is wanted of, and what ``compat`` refuses.
     """
     refuse(top_k is not None and not top_k >= 1, f"top_k: must be >= 1 or None, got {top_k}")
     top_p, filtered = nucleus(top_p), (top_p is not None and top_p < 1) or top_k is not None

@@ -18,12 +18,12 @@ import torch
 
 from .. import quotas
 from .seams import has_parameters, step_seams
-from .transfer import drawn, no_grad, nucleus, refuse
+from .transfer import drawn, nucleus, of_no_gradient, refuse
 
 __all__ = ["get_num_transfer_tokens", "sample_with_temperature_topk_topp"]
 
 
-@no_grad
+@of_no_gradient
 def sample_with_temperature_topk_topp(logits, temperature=1.0, top_k=0, top_p=1.0):
     """Draw a token from softmax(logits / temperature), filtered by top-k and then top-p, and score it under that law.
 
@@ -35,7 +35,7 @@ def sample_with_temperature_topk_topp(logits, temperature=1.0, top_k=0, top_p=1.
 
     Returns (tokens int64 [...], p(token) [...] in the dtype of the logits).
 
-    ValueError: a bad temperature, top_k above V, NaN in a row.
+    ValueError: a bad temperature, top_k above V, NaN in a row, logits that a gradient is wanted of.
     """
     if temperature == 0:
         refuse(logits.dtype != torch.float32, f"logits: dtype must be float32 at temperature 0, got {logits.dtype}")

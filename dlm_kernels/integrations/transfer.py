@@ -122,3 +122,15 @@ def top_k_of(num_transfer_tokens, x):
 def no_grad(function):
     """As the originals are decorated, with the signature kept."""
     return functools.wraps(function)(torch.no_grad()(function))
+
+
+def of_no_gradient(function):
+    """Of originals that are not decorated so, and return what the logits, the first argument, could get a gradient from."""
+    without = no_grad(function)
+
+    @functools.wraps(function)
+    def call(logits, *args, **kwargs):
+        refuse(logits.requires_grad and torch.is_grad_enabled(), "logits: a gradient is not covered")
+        return without(logits, *args, **kwargs)
+
+    return call
