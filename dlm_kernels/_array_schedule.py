@@ -41,7 +41,9 @@ def _of_constants(alpha_t, alpha_s, prediction):
 
 
 def _is_constant(alpha):
-    return all(type(part) in (int, float) for part in (alpha if isinstance(alpha, Level) else (alpha,)))
+    if isinstance(alpha, Level):
+        return all(type(part) in (int, float) for part in alpha)
+    return type(alpha) in (int, float)
 
 
 def _numbers(argument, value, low, high):

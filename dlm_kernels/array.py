@@ -25,6 +25,7 @@ without unit stride.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 
@@ -56,8 +57,8 @@ __all__ = [
 
 _TOPK, _OTHERS = NAMES | {"quota": "k"}, NAMES | {"quota": "at_least"}
 _RENOISE = dict(stability="stability_threshold", confident="confidence_threshold")
+_budget = functools.lru_cache(maxsize=64)(EntropyBudget)
 _UNFILTERED = (None, None, None, "top_k_first", False, False)
-_UNSCORED = ("prob", "raw", "float32")
 
 set_num_threads(
     int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or 0)
@@ -296,7 +297,7 @@ def renoise_step_(
     if check:
         return _rehearsed(renoise_step_, locals(), ("state",))
     require(number("entropy_bound", entropy_bound) >= 0, "entropy_bound", "must be >= 0", entropy_bound)
-    rule = EntropyBudget(entropy_bound) if rule is None else rule
+    rule = _budget(entropy_bound) if rule is None else rule
     require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
     require(mask_id is None or integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
     require(softcap is None or number("softcap", softcap) > 0, "softcap", "must be > 0", softcap)
@@ -366,8 +367,8 @@ def _filter(value, off, dtype):
 
 
 def _score(confidence, confidence_from, conf_dtype):
-    if (confidence, confidence_from, conf_dtype) == _UNSCORED:
-        return _UNSCORED
+    if type(conf_dtype) is type(confidence) is type(confidence_from) is str:
+        return confidence, confidence_from, conf_dtype
     confidence_names(confidence, confidence_from)
     # a name, a dtype, or a scalar type: all have the name
     name = (

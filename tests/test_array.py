@@ -295,6 +295,7 @@ ARRAY = "must be an array: of NumPy, or with __cuda_array_interface__ or __dlpac
         (dict(x=READ_ONLY), ValueError, "x: must be writable, got a read-only array"),
         (dict(x=np.full((B, L), -1, ">i8")), TypeError, "x: dtype must be of native byte order, got >i8"),
         (dict(logits=np.zeros((B, L, V), ">f4")), TypeError, "logits: dtype must be of native byte order, got >f4"),
+        (dict(logits=np.ma.zeros((B, L, V), "f4")), ValueError, "logits: must not be masked, got MaskedArray"),
         (dict(logits=UNALIGNED), ValueError, "logits: must be aligned, got an unaligned array"),
         (dict(logits=RECORDS), ValueError, "logits: must be aligned, got an unaligned array"),
         (

@@ -100,8 +100,8 @@ class Views {
   static void check_writable(const char* name, bool writable) {
     if (!writable) fail<py::value_error>(name, "must be writable", "a read-only array");
   }
-  static void check_byte_order(const char* name, bool native, const std::string& dtype) {
-    if (!native) fail<py::type_error>(name, "dtype must be of native byte order", dtype);
+  [[noreturn]] static void foreign_byte_order(const char* name, const std::string& dtype) {
+    fail<py::type_error>(name, "dtype must be of native byte order", dtype);
   }
   // From strides in bytes. Dimensions beyond kMaxDims keep their number, which validation rejects.
   template <class Extent, class Stride>
@@ -119,9 +119,11 @@ class Views {
   }
 
   static Array numpy(const char* name, const py::array& value, bool write) {
+    const bool plain = Py_TYPE(value.ptr()) == py::detail::npy_api::get().PyArray_Type_;
+    if (!plain && py::hasattr(value, "mask")) fail<py::value_error>(name, "must not be masked", type_name(value));
     const py::dtype dtype = value.dtype();
     const char order = dtype.byteorder();  // '=': native, '|': of no order
-    check_byte_order(name, order == '=' || order == '|', order == '=' ? "" : std::string(py::str(dtype)));
+    if (order != '=' && order != '|') foreign_byte_order(name, py::str(dtype));
     if (write) check_writable(name, value.writeable());
     if ((value.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) {
       fail<py::value_error>(name, "must be aligned", "an unaligned array");
@@ -142,7 +144,7 @@ class Views {
     const auto has = [&](const char* key) { return interface.contains(key) && !interface[key].is_none(); };
     const auto type = interface["typestr"].cast<std::string>();  // <f4
     const auto item_size = std::stoll(type.substr(2));
-    check_byte_order(name, type[0] != '>' || item_size == 1, type);
+    if (type[0] == '>' && item_size > 1) foreign_byte_order(name, type);
     if (has("mask")) fail<py::value_error>(name, "must not be masked", "a mask");
     const auto data = interface["data"].cast<py::tuple>();
     if (write) check_writable(name, !data[1].cast<bool>());
