@@ -222,7 +222,8 @@ __device__ DLM_NOINLINE void cut_where_crossed(const RowsJob& job, const Array& 
     __syncthreads();
 
     s = bins.inside(s, chosen);
-    if (space->inside <= weights.of(from_ordered(s.low)) * kThreads) {  // no token in it weighs less
+    const bool light = space->inside <= weights.of(from_ordered(s.low)) * kThreads;  // no token in it weighs less
+    if (light || s.last - s.first < kThreads) {
       bins.digit = Digit::kEach;
     } else if ((static_cast<int64_t>(s.high) - s.low) >> Source::kKeyBits != 0) {
       bins = integer_bins(Digit::kKey, s.low, s.high);
