@@ -2,12 +2,14 @@
 #include "../api.h"
 
 #include "backend.h"
+#include "default_floats.h"
 
 namespace {
 
 template <class Args, class Op>
 int32_t call(const Args* args, const dlm_executor* executor, void* workspace, dlm_error* error, Op op) {
   return dlm::guarded(error, [&] {
+    const dlm::cpu::DefaultFloats floats;
     const dlm::Resolved resolved = dlm::validate(*args);
     op(*args, resolved, executor, workspace);
   });

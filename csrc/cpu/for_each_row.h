@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../api.h"
+#include "default_floats.h"
 #include "scratch.h"
 #include "sweep.h"
 
@@ -24,7 +25,10 @@ void run_workers(const dlm_executor* executor, int64_t workers, const Work& work
   }
   executor->run(
       executor->self, static_cast<int32_t>(workers),
-      [](void* context, int32_t) { (*static_cast<const Work*>(context))(); },
+      [](void* context, int32_t) {
+        const DefaultFloats floats;
+        (*static_cast<const Work*>(context))();
+      },
       const_cast<void*>(static_cast<const void*>(&work)));
 }
 
