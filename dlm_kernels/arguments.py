@@ -61,6 +61,12 @@ def number(argument, value):
     return float(value)
 
 
+def fraction(argument, value):
+    """A float in [0, 1]."""
+    require(0 <= number(argument, value) <= 1, argument, "must be in [0, 1]", value)
+    return float(value)
+
+
 def numbers_in(argument, value, low, high):
     """Numbers of a schedule in [low, high], as a float64 tensor: [] from a number, else the shape of the tensor.
 

@@ -13,6 +13,7 @@ from .arguments import (
     confidence_names,
     edges,
     filter_names,
+    fraction,
     integer,
     number,
     renamed,
@@ -21,6 +22,8 @@ from .arguments import (
     tensor,
 )
 from .constants import constant, known
+from .reference import check as checks
+from .reference import validate
 from .reference.geometry import candidate_rows, dense_rows, packed_rows
 from .seeds import fresh_seeds
 from .trace import RevisionTrace
@@ -146,7 +149,7 @@ def _filter(argument, value, off, dtype, device):
     if value is None:
         return None
     if dtype.is_floating_point:
-        require(0 <= number(argument, value) <= 1, argument, "must be in [0, 1]", format(float(value), "g"))
+        fraction(argument, value)
     return None if value == off else per_request(argument, value, dtype, device)
 
 
@@ -157,6 +160,19 @@ def scoring(confidence, confidence_from, conf_dtype):
     known = conf_dtype in _CONF_DTYPES
     require(known, "conf_dtype", "must be torch.float32, torch.bfloat16 or torch.float64", conf_dtype)
     return dict(confidence=confidence, confidence_from=confidence_from, conf_dtype=_CONF_DTYPES[conf_dtype])
+
+
+def check_places(x, logits, window, **others):
+    """For a step that looks at the canvas itself before an op does. Not under torch.compile, which can't branch on values."""
+    if not is_compiling():
+        call(validate.places, x, logits, **edges(window), **others, names=NAMES)
+
+
+def check_state(argument, value, shape, x, dtype=None):
+    """A tensor that a step carries over and writes; ``dtype`` None: any."""
+    value = tensor(argument, value)
+    if not is_compiling():
+        checks.check_state(argument, value, dtype or checks.dtype_name(value), shape, x)
 
 
 # ---- what a step writes --------------------------------------------------------------------------------------------

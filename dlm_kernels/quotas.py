@@ -22,7 +22,7 @@ import math
 
 import torch
 
-from .arguments import check_values, integer, number, require, require_type
+from .arguments import check_values, fraction, integer, number, require, require_type
 
 SCHEDULES = ("linear", "cosine")
 
@@ -116,6 +116,6 @@ def _step_by_step(count, shares, stochastic, generator, take):
 def falling_threshold(iteration, tau, decay=0.02):
     """max(1 - iteration * decay, tau): dInfer's tau of the given iteration, counted from 0 over the whole run."""
     require(integer("iteration", iteration) >= 0, "iteration", "must be >= 0", iteration)
-    require(0 <= number("tau", tau) <= 1, "tau", "must be in [0, 1]", tau)
+    tau = fraction("tau", tau)
     require(number("decay", decay) >= 0, "decay", "must be >= 0", decay)
     return max(1 - iteration * decay, tau)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .arguments import integer, number, require
+from .arguments import fraction, integer, number, require
 
 CONFIDENCES = ("prob", "margin", "neg_entropy", "random", "gain", "change")
 SOURCES = ("raw", "sampled", "tempered")
@@ -16,10 +16,6 @@ def _check_count(argument, value):
     if hasattr(value, "dtype"):
         return
     require(integer(argument, value) >= 0, argument, "must be >= 0", value)
-
-
-def _check_fraction(argument, value):
-    require(0 <= number(argument, value) <= 1, argument, "must be in [0, 1]", value)
 
 
 def _check_nats(argument, value):
@@ -93,9 +89,9 @@ class Threshold(Rule):
     name = "threshold"
 
     def __post_init__(self):
-        _check_fraction("tau", self.tau)
+        fraction("tau", self.tau)
         _check_count("at_least", self.at_least)
-        _check_fraction("within", self.within)
+        fraction("within", self.within)
 
     @property
     def level(self):
@@ -192,8 +188,8 @@ class SegmentMax(Rule):
 
     def __post_init__(self):
         if self.tau is not None:
-            _check_fraction("tau", self.tau)
-        _check_fraction("low", self.low)
+            fraction("tau", self.tau)
+        fraction("low", self.low)
 
     @property
     def level(self):

@@ -68,6 +68,17 @@ def row_stats(logits, *, temperature=1.0, given=None, uncond_logits=None, cfg_sc
     )
 
 
+def require_finite_rows(bad, position=None):
+    """Raise if a row is ``bad`` (row-shaped), naming the first; by its ``position`` [B, W], if given, else by its index."""
+    if not bool(bad.any()):
+        return
+    b, *i = bad.nonzero()[0].tolist()
+    if position is not None:
+        i = [position[b, i[0]].item()]
+    where = f"(b, i) = {(b, *i)}" if i else f"row = {b}"
+    raise ValueError(f"logits: {FINITE_ROWS}, got a bad one at {where}")
+
+
 def draw_tokens(
     logits,
     *,
@@ -101,7 +112,8 @@ def draw_tokens(
 
     Args:
         logits: float32, float16 or bfloat16: [B, W, V], row (b, i) for canvas position start_b + i; or [R, V], one sequence;
-            or packed [R, V] with ``rows`` int64 [R] = b * length + position, -1 for padding.
+            or packed [R, V] with ``rows`` int64 [R] = b * length + position, -1 for padding, of as many sequences as temperature,
+            seed, top_k, top_p or min_p has numbers.
         length: the canvas length L that ``rows`` refers to.
         given: int64, row-shaped: what every position holds, which the confidences "gain" and "change" compare with.
         The others are those of ``denoise_step_``.
@@ -115,7 +127,7 @@ def draw_tokens(
     logits = tensor("logits", logits)
     device = logits.device
     per_sequence = temperatures(temperature, device)
-    batch_size = logits.shape[0] if logits.dim() == 3 else per_sequence.shape[0]
+    batch_size = logits.shape[0] if logits.dim() == 3 else _sequences(per_sequence, top_k, top_p, min_p)
     ranking = None if rank_temperature is None else number("rank_temperature", rank_temperature)
     if not needs_noise(temperature, confidence, ranking) and seed is None:
         seed, generator = 0, None
@@ -135,13 +147,14 @@ def draw_tokens(
         **scoring(confidence, confidence_from, conf_dtype),
         rank_temperature=ranking,
     )
-    if check and bool(bad.any()):
-        where = tuple(bad.nonzero()[0].tolist())
-        raise ValueError(
-            f"logits: {FINITE_ROWS}, got a bad one at {'(b, i)' if len(where) > 1 else 'row'} = "
-            f"{where if len(where) > 1 else where[0]}"
-        )
+    if check:
+        require_finite_rows(bad)
     return Draw(tokens, score, entropy, logprob, key, bad)
+
+
+def _sequences(*per_request):
+    """How many sequences packed rows are of: as many as a tensor has numbers."""
+    return max([1, *(t.shape[0] for t in per_request if isinstance(t, torch.Tensor) and t.dim() == 1)])
 
 
 def denoise_step_(

@@ -84,6 +84,9 @@ def draw_tokens(**arguments):
         check_per_request("seed", a.seed, "int64", None if batch_size == 1 else batch_size, "logits", a.logits)
         check_not_empty("seed", a.seed, a.logits)
         batch_size = max(batch_size, a.seed.shape[0])
+        for each in (a.top_k, a.top_p, a.min_p):
+            if batch_size == 1 and each is not None and each.dim() == 1 and each.shape[0] > 1:
+                batch_size = each.shape[0]
     check_step(a.step, "logits", a.logits)
     check_start(a.start, packed, batch_size, None, "logits", a.logits)
     if a.rows is not None:
@@ -119,6 +122,17 @@ def _places(a, tensor):
     check_frozen(a.frozen, a.x)
     check_start(a.start, packed, size, None if packed else length - tensor.shape[1], "x", a.x)
     check_rows(a.rows, tensor.shape[0], size * length, "x", a.x)
+
+
+def places(x, logits, *, mask_id=None, window_start=0, window_stop=-1, frozen=None, start=None, rows=None, shift=0):
+    """Of a step that is put together from ops, what it looks at itself; ``mask_id`` if it writes that."""
+    a = SimpleNamespace(**locals())
+    check_x(x)
+    check_logits(logits, rows is not None, x)
+    if mask_id is not None:
+        check_fits("mask_id", mask_id, x)
+    _places(a, logits)
+    check_shift(shift, rows is not None)
 
 
 def denoise_step(**arguments):

@@ -119,6 +119,25 @@ def test_redraws_weigh_what_is_kept(backend, redraw):
     assert not torch.equal(got[0], tokens(*rows)[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("value", [torch.finfo(torch.bfloat16).min, 3e38, -5e6, 0.0])
+def test_rows_of_one_value(backend, dtype, value):
+    """A row that a logits processor has filled: so far out a float's neighbour already weighs nothing beside it. Which of the
+    equal tokens stay is a matter of their indices."""
+    row = torch.full((3000,), value, dtype=dtype)
+    row[:700] = -torch.inf
+    z, ends = row.expand(1, 2, 3000), f64(0.0, 1 - 2.0**-53)[None]
+    for filters, last in (
+        (dict(top_k=torch.tensor([400])), 1099),
+        (dict(top_p=f64(1150.5 / 2300)), 1850),
+        (dict(top_p=f64(1150.5 / 2300), drop_crossing=True), 1849),
+        (dict(top_k=torch.tensor([400]), top_p=f64(200.5 / 400)), 900),
+        (dict(min_p=f64(1.0)), 2999),
+    ):
+        tokens = ops.draw_tokens(z, torch.tensor([0.9]), SEED, STEP, uniform=ends, **filters)[0]
+        assert tokens.tolist() == [[700, last]], filters
+
+
 # ---- laws, and what changes nothing --------------------------------------------------------------------------------
 
 
@@ -185,6 +204,50 @@ def test_threads_and_batch_do_not_change_a_cutoff(isa):
                 single = ops.draw_tokens(logits[:, i : i + 1], *args, start=torch.tensor([i]), **filters)
                 for got, a in zip(single, want):
                     assert_equal(f"row {i} alone", got[0, 0], a[0, i])
+
+
+def test_float_flags_of_the_caller_do_not_matter(isa):
+    """torch.set_flush_denormal makes the float next to zero zero, on the thread that asks for it."""
+    row = torch.zeros(5000)
+    row[1000:1005] = 2.0
+    args = (row.expand(1, 40, 5000), torch.tensor([1.0]), SEED, STEP)
+    for filters in (dict(top_k=torch.tensor([50])), dict(top_p=f64(0.5)), dict(top_p=f64(0.5), drop_crossing=True)):
+        for threads in (1, 2):
+            with using_threads(threads):
+                want = ops.draw_tokens(*args, confidence_from="sampled", **filters)
+                assert torch.set_flush_denormal(True)
+                try:
+                    got = ops.draw_tokens(*args, confidence_from="sampled", **filters)
+                    assert torch.tensor([1e-40]).add(1e-40).item() == 0  # as the caller had it
+                finally:
+                    torch.set_flush_denormal(False)
+            for mine, theirs in zip(got, want):
+                assert_equal("flushing", mine, theirs)
+
+
+def test_packed_rows_have_filters_of_their_sequences(isa):
+    """Numbers [B] of a filter alone say how many sequences there are."""
+    z = make_logits(torch.Generator().manual_seed(1), "normal", (3, 20, 60))
+    rows = torch.randperm(60, generator=torch.Generator().manual_seed(2))
+    how = dict(temperature=1.0, seed=3, confidence_from="sampled")
+    for filters in (
+        dict(top_k=torch.tensor([1, 5, 0])),
+        dict(top_p=torch.tensor([0.2, 1.0, 0.7])),
+        dict(top_k=9, min_p=torch.tensor([0.0, 0.3, 0.1])),
+    ):
+        want = dlm.draw_tokens(z, **how, **filters)
+        got = dlm.draw_tokens(z.flatten(0, 1)[rows], rows=rows, length=20, **how, **filters)
+        for mine, theirs in zip(got, want):
+            assert_equal("packed", mine, theirs.flatten()[rows])
+    alone = dlm.draw_tokens(
+        torch.zeros(6, 60), rows=torch.arange(6), length=3, temperature=1.0, top_k=torch.tensor([0, 0])
+    )
+    assert len(set(alone.tokens[:3].tolist()) | set(alone.tokens[3:].tolist())) > 1
+    for wrong in (dict(top_p=f64(1, 1)), dict(seed=torch.tensor([1, 2]))):
+        with pytest.raises(ValueError, match=r"(top_p|top_k): shape must be \[1\] or \[[23]\]"):
+            dlm.draw_tokens(
+                z[:, 0], rows=torch.arange(3), length=20, **{**how, "top_k": torch.tensor([1, 5, 0]), **wrong}
+            )
 
 
 def test_python_arguments(isa):

@@ -152,6 +152,21 @@ def test_seeds_and_steps_do_not_recompile():
     assert counter.frame_count == 1 and len(outcomes) == 5
 
 
+def test_filters_that_are_numbers_compile():
+    """Also such as change from call to call, which torch.compile takes for symbols."""
+    torch._dynamo.reset()
+
+    def step(x, logits, top_k, share):
+        filters = dict(top_k=top_k, top_p=share, min_p=share / 10)
+        return dlm.denoise_step(x, logits, mask_id=99, rule=dlm.TopK(3), temperature=1.0, seed=5, **filters)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    x, logits, *_ = inputs()
+    for top_k, share in ((5, 0.9), (6, 0.5), (7, 0.1)):
+        for got, want in zip(compiled(x, logits, top_k, share), step(x, logits, top_k, share)):
+            assert_equal(f"{top_k} {share}", got, want)
+
+
 def test_functional_step_compiles():
     torch._dynamo.reset()
     step = lambda x, logits: dlm.denoise_step(x, logits, mask_id=99, rule=dlm.Threshold(0.5)).x

@@ -53,6 +53,9 @@ inline Resolved validate(const DrawArgs& a) {
     check::per_request("seed", a.draw.seed, kInt64, batch == 1 ? -1 : batch, "logits", s.logits);
     not_empty("seed", a.draw.seed);
     batch = max_of(batch, a.draw.seed.shape[0]);
+    for (const Array* each : {&s.top_k, &s.top_p, &s.min_p}) {
+      if (batch == 1 && each->ndim == 1 && each->shape[0] > 1) batch = each->shape[0];
+    }
   } else {
     check::temperature(s.temperature, batch, "logits", s.logits);
     check::per_request("seed", a.draw.seed, kInt64, batch, "logits", s.logits);
