@@ -24,6 +24,7 @@ _HOMES = {
     "RenoiseState": "renoise",
     "q_sample": "noising",
     "row_kl": "stability",
+    "klass_step": "stability",
     "klass_step_": "stability",
     "KlassState": "stability",
     "RevisionTrace": "trace",

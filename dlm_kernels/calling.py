@@ -10,6 +10,7 @@ import torch
 from torch.compiler import is_compiling
 
 from .arguments import (
+    NAMES,
     confidence_names,
     edges,
     filter_names,

@@ -5,22 +5,27 @@ from __future__ import annotations
 
 import torch
 
-from .arguments import edges, integer, number, require, tensor
-from .calling import per_request
+from . import _ops
+from .arguments import edges, fraction, integer, number, numbers_in, require, tensor
+from .calling import call, check_places, check_state, law, per_request, temperatures
 from .reference.geometry import candidate_rows, dense_rows, holds, token_at
 from .results import RemaskStepResult
 from .seeds import fresh_seeds
-from .step import draw_tokens, needs_noise, remask_, row_stats, topk_unmask_
+from .step import draw_tokens, needs_noise, remask_, require_finite_rows, topk_unmask_
+
+_OF_THE_STEP = ("rows", "length", "shift", "given")  # of draw_tokens, and not the caller's
 
 
 class _Block:
-    """The positions below dense logits: which are open, which are filled, and the writes to them."""
+    """The positions below dense logits: which are open, which are filled, and the writes to them. Whatever may be wrong is found
+    before the first of those."""
 
     def __init__(self, x, logits, mask_id, window, frozen, start, trace, step):
         self.x, self.logits, self.mask_id = tensor("x", x), tensor("logits", logits), integer("mask_id", mask_id)
         for argument, value, dims, name in (("x", x, 2, "[B, L]"), ("logits", logits, 3, "[B, W, V]")):
             require(value.dim() == dims, argument, f"must be {dims}-dimensional, {name}", list(value.shape))
         start = None if start is None else per_request("start", start, torch.int64, x.device)
+        check_places(self.x, self.logits, window, mask_id=self.mask_id, frozen=frozen, start=start)
         self.places = dense_rows(*logits.shape[:2], start, x.device)
         candidate = candidate_rows(x, self.places, None, **edges(window), frozen=frozen)
         self.held = token_at(x, self.places)
@@ -28,16 +33,37 @@ class _Block:
         self.filled = candidate & ~self.opened
         self._where = dict(window=window, frozen=frozen, start=start, trace=trace, step=step)
 
-    def draw(self, wanted, seed=None, generator=None, **law):
+    def draw(self, wanted, seed=None, generator=None, check=False, **law):
         """Draw for the rows in ``wanted`` (bool [B, W]); no other is read. Contiguous logits are not copied."""
+        for argument in _OF_THE_STEP:
+            require(argument not in law, argument, "must not be given to a remasking step", law.get(argument))
         size, length = self.x.shape
         ranking = law.get("rank_temperature") or 0.0
         if seed is None and needs_noise(law.get("temperature", 0.0), law.get("confidence", "prob"), ranking):
             seed = fresh_seeds(size, self.x.device, generator)
+        law |= {name: self._flat(name, law[name]) for name in ("uncond_logits", "uniform") if law.get(name) is not None}
         rows = torch.where(wanted, self.places.batch * length + self.places.position, -1).flatten()
-        step = self._where["step"]
-        drawn = draw_tokens(self.logits.flatten(0, 1), rows=rows, length=length, seed=seed, step=step, **law)
-        return drawn._make(values.view(wanted.shape) for values in drawn)
+        given, step = self.held.long().flatten(), self._where["step"]
+        logits = self.logits.flatten(0, 1)
+        drawn = draw_tokens(logits, rows=rows, length=length, given=given, seed=seed, step=step, **law)
+        drawn = drawn._make(values.view(wanted.shape) for values in drawn)
+        if check:
+            require_finite_rows(drawn.bad, self.places.position)
+        return drawn
+
+    def _flat(self, argument, value):
+        """A row-shaped argument as draw_tokens takes it for packed rows."""
+        shape = self.logits.shape if argument == "uncond_logits" else self.held.shape
+        return _of_shape(argument, value, shape).flatten(0, 1)
+
+    def held_by(self, argument, logits, uncond_logits=None, cfg_scale=0.0, suppress=None, **_):
+        """(p, bad) [B, W]: the probability, at T = 1, of what every filled position holds. ``argument``: what errors call the
+        logits."""
+        given = torch.where(self.filled, self.held.long(), -1)
+        one = temperatures(1.0, logits.device)
+        weighed = law(logits.device, suppress, uncond_logits, cfg_scale, None)
+        *_, p, bad = call(_ops.row_stats, logits, one, given=given, **weighed, names={"logits": argument})
+        return p, bad
 
     def write(self, draw, flags, remask, confidence, k):
         """The draws where ``flags`` are set, whatever is there, and the mask at up to ``k`` of the positions in ``remask``."""
@@ -59,6 +85,20 @@ class _Block:
             draw.bad.sum(-1),
             self.x,
         )
+
+
+def _of_shape(argument, value, shape):
+    value = tensor(argument, value)
+    if value.shape != shape:
+        require(False, argument, f"shape must be {list(shape)}", list(value.shape))
+    return value
+
+
+def _level(argument, value):
+    """What confidences are compared with."""
+    value = number(argument, value)
+    require(value == value, argument, "must not be NaN", value)
+    return value
 
 
 def _first(order, count):
@@ -97,7 +137,8 @@ def wino_step_(
         threshold, shadow_threshold: of the confidence going in, and of the probability going out.
         accepted: int64 [B], updated in place: how many were filled in the step before. Begin with 30, as the original does.
         mask_id, window, frozen, start, step, trace: as in ``denoise_step_``. Prompts must be frozen, or outside the window.
-        law: temperature, seed, generator, suppress, ... of ``draw_tokens``, and its confidence.
+        law: temperature, seed, generator, suppress, filters, ... of ``draw_tokens``, its confidence and ``check``; not its rows,
+            length, shift and given.
 
     Returns:
         RemaskStepResult(tokens, confidence, committed, remasked, num_committed, num_remasked, num_open, num_bad, x).
@@ -105,21 +146,27 @@ def wino_step_(
     Raises:
         TypeError, ValueError: naming the argument, the rule and the value.
     """
+    tau, shadow_tau = _level("threshold", threshold), _level("shadow_threshold", shadow_threshold)
     block = _Block(x, logits, mask_id, window, frozen, start, trace, step)
+    shadow = _of_shape("shadow_logits", shadow_logits, block.logits.shape)
+    check_state("accepted", accepted, x.shape[:1], x, "int64")
+    kept, _ = block.held_by("shadow_logits", shadow)
     draw = block.draw(block.opened, **law)
     opened = block.opened & ~draw.bad
-    sure = (opened & (draw.confidence > number("threshold", threshold))).sum(-1)
+    sure = (opened & (draw.confidence > tau)).sum(-1)
     cap = (block.opened.sum(-1) * 0.7).long().clamp(5, 20)
     wide = opened & _first(torch.where(opened, -draw.key, torch.inf), torch.minimum(sure, cap).clamp(min=1))
 
-    kept = row_stats(
-        tensor("shadow_logits", shadow_logits), given=torch.where(block.filled, block.held.long(), -1)
-    ).p_given
-    narrow = block.filled & (kept < number("shadow_threshold", shadow_threshold))
+    narrow = block.filled & (kept < shadow_tau)
     written = wide.sum(-1)
     out = block.write(draw, wide, narrow, kept, torch.where(written > 1, accepted - 1, 0).clamp(min=0))
     accepted.copy_(torch.where(block.opened.any(-1), written, accepted))
     return out
+
+
+def wino_step(x, logits, shadow_logits, accepted, **kwargs):
+    """``wino_step_`` on a copy of ``x``; ``accepted`` and a trace are written all the same."""
+    return wino_step_(tensor("x", x).clone(), logits, shadow_logits, accepted, **kwargs)
 
 
 def p2_step_(
@@ -145,7 +192,7 @@ def p2_step_(
             of the N positions are masks.
         eta: weight of the log-probability of what is held already: above 1 more is taken back, at 0 nothing is.
         mask_id, window, frozen, start, step, trace: as in ``denoise_step_``. Prompts must be frozen, or outside the window.
-        law: temperature, seed, generator, suppress, ... of ``draw_tokens``.
+        law: as of ``wino_step_``; guidance and suppress also hold for what is held.
 
     Returns:
         RemaskStepResult(tokens, confidence, committed, remasked, num_committed, num_remasked, num_open, num_bad, x).
@@ -156,19 +203,35 @@ def p2_step_(
     What a position holds is scored under the law at T = 1, as the paper has it; the authors' code scores a fresh draw there. Ties
     at the edge go to the lowest position, where the authors' code masks none of them.
     """
-    block = _Block(x, logits, mask_id, window, frozen, start, trace, step)
-    draw = block.draw(block.opened, **law)
-    stats = row_stats(block.logits, given=torch.where(block.filled, block.held.long(), -1))
-    held = stats.p_given.double().log()
     weight = number("eta", eta)
+    require(0 <= weight < torch.inf, "eta", "must be finite and >= 0", weight)
+    block = _Block(x, logits, mask_id, window, frozen, start, trace, step)
+    share = _kept_share(kappa, block.x)
+    draw = block.draw(block.opened, **law)
+    kept, bad = block.held_by("logits", block.logits, **law)
+    held = kept.double().log()
     score = torch.where(block.opened, draw.logprob.double(), held * weight if weight != 0 else 0.0)
-    usable = block.opened | (block.filled & ~stats.bad)
+    usable = block.opened | (block.filled & ~bad)
     score = torch.where(usable, score, torch.inf)
 
     positions = (block.opened | block.filled).sum(-1)
-    share = kappa.to(x.device) if isinstance(kappa, torch.Tensor) else number("kappa", kappa)
     lowest = _first(score, (positions.float() * (1 - share)).long()) & usable
     return block.write(draw, block.opened & ~lowest, block.filled & lowest, score, score.shape[1])
+
+
+def p2_step(x, logits, **kwargs):
+    """``p2_step_`` on a copy of ``x``; a trace is written all the same."""
+    return p2_step_(tensor("x", x).clone(), logits, **kwargs)
+
+
+def _kept_share(kappa, x):
+    """P2's, a float or float [1] or [B]."""
+    if not isinstance(kappa, torch.Tensor):
+        return fraction("kappa", kappa)
+    numbers_in("kappa", kappa, 0, 1)
+    if kappa.dim() > 1 or kappa.numel() not in (1, x.shape[0]):
+        require(False, "kappa", f"shape must be [1] or [{x.shape[0]}]", list(kappa.shape))
+    return kappa.detach().to(x.device)
 
 
 def dinfer_remask_step_(
@@ -198,7 +261,8 @@ def dinfer_remask_step_(
         threshold, low_threshold: numbers, None for off.
         remask_threshold: below it a filled position counts as open again.
         mask_id, window, frozen, start, step, trace: as in ``denoise_step_``. Prompts must be frozen, or outside the window.
-        law: temperature, seed, generator, suppress, ... of ``draw_tokens``, and its confidence.
+        law: temperature, seed, generator, suppress, filters, ... of ``draw_tokens``, its confidence and ``check``; not its rows,
+            length, shift and given.
 
     Returns:
         RemaskStepResult(tokens, confidence, committed, remasked, num_committed, num_remasked, num_open, num_bad, x); committed
@@ -207,21 +271,31 @@ def dinfer_remask_step_(
     Raises:
         TypeError, ValueError: naming the argument, the rule and the value.
     """
+    floor = _level("remask_threshold", remask_threshold)
+    tau, low_tau = (
+        None if value is None else _level(argument, value)
+        for argument, value in (("threshold", threshold), ("low_threshold", low_threshold))
+    )
     block = _Block(x, logits, mask_id, window, frozen, start, trace, step)
     draw = block.draw(block.opened | block.filled, **law)
     confidence = draw.confidence
-    low = block.filled & ~draw.bad & (confidence < number("remask_threshold", remask_threshold))
+    low = block.filled & ~draw.bad & (confidence < floor)
     again = (block.opened & ~draw.bad) | low
     chosen = _best_of_runs(again, confidence)
-    if low_threshold is not None:
-        chosen &= confidence > number("low_threshold", low_threshold)
-    if threshold is not None:
-        chosen |= again & (confidence > number("threshold", threshold))
+    if low_tau is not None:
+        chosen &= confidence > low_tau
+    if tau is not None:
+        chosen |= again & (confidence > tau)
     missing = (low.sum(-1) + 1 - chosen.sum(-1)).clamp(min=0)
     rest = again & ~chosen
     chosen |= rest & _first(torch.where(rest, -draw.key, torch.inf), missing)
     chosen &= draw.tokens != block.mask_id  # a model may draw the mask itself
     return block.write(draw, chosen, low & ~chosen, confidence, confidence.shape[1])
+
+
+def dinfer_remask_step(x, logits, **kwargs):
+    """``dinfer_remask_step_`` on a copy of ``x``; a trace is written all the same."""
+    return dinfer_remask_step_(tensor("x", x).clone(), logits, **kwargs)
 
 
 def _best_of_runs(flags, value):

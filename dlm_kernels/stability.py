@@ -8,7 +8,7 @@ import torch
 
 from . import _ops
 from .arguments import edges, integer, number, require, require_type, tensor
-from .calling import call, optional, per_request, temperatures
+from .calling import call, check_places, check_state, optional, per_request, temperatures
 from .reference.geometry import candidate_rows, rows_on
 from .rules import Threshold
 from .step import denoise_step_
@@ -65,20 +65,21 @@ def klass_step_(
     frozen=None,
     start=None,
     rows=None,
+    shift=0,
     **step,
 ):
     """A step of KLASS (arXiv 2511.05664), in place: of the open positions those are filled whose confidence exceeds ``threshold``
     and whose law has stayed for ``history`` steps; in a sequence that has none, the ``k`` most confident.
 
     Args:
-        x, logits, mask_id, window, frozen, start, rows: as in ``denoise_step_``, which does the rest.
+        x, logits, mask_id, window, frozen, start, rows, shift: as in ``denoise_step_``, which does the rest.
         state: a KlassState of such logits; updated in place.
         k: int or int64 [B].
         threshold: in [0, 1].
         kl_threshold: nats; a law has stayed where KL(this step || the last one) is below.
         history: for how many steps in a row. The first step has nothing to compare with.
         kl_temperature: T > 0 of the laws compared, a float or float32 [B].
-        step: other keywords of ``denoise_step_`` but rule, ready and shift.
+        step: other keywords of ``denoise_step_`` but rule and ready.
 
     Returns:
         What ``denoise_step_`` returns.
@@ -91,16 +92,39 @@ def klass_step_(
     """
     x, logits = tensor("x", x), tensor("logits", logits)
     require_type(isinstance(state, KlassState), "state", "must be a KlassState", type(state).__name__)
-    for argument in ("rule", "ready", "shift"):
+    for argument in ("rule", "ready"):
         require(argument not in step, argument, "must not be given to klass_step_", step.get(argument))
     bound, needed = number("kl_threshold", kl_threshold), integer("history", history)
-    places = rows_on(x, logits, None if start is None else per_request("start", start, torch.int64, x.device), rows)
+    require(bound == bound, "kl_threshold", "must not be NaN", bound)
+    require(needed >= 0, "history", "must be >= 0", needed)
+    start = None if start is None else per_request("start", start, torch.int64, x.device)
+    where = dict(window=window, frozen=frozen, start=start, rows=rows, shift=integer("shift", shift))
+    check_places(x, logits, **where)
+    check_state("previous", state.previous, logits.shape, x)
+    check_state("stable", state.stable, logits.shape[:-1], x, "int64")
+
+    places = rows_on(x, logits, start, rows)
     opened = candidate_rows(x, places, integer("mask_id", mask_id), **edges(window), frozen=frozen)
-    kl, _ = row_kl(logits, state.previous, temperature=kl_temperature, wanted=opened)
+    kl, _ = row_kl(logits, state.previous, temperature=kl_temperature, wanted=_rows_read(opened, shift))
+    kl = kl if shift == 0 else kl[:, (torch.arange(kl.shape[1], device=kl.device) + shift).clamp(min=0)]
     stable = torch.where(opened & (kl < bound), state.stable + 1, 0)
     rule = Threshold(threshold, at_least=k)
-    where = dict(mask_id=mask_id, window=window, frozen=frozen, start=start, rows=rows)
-    out = denoise_step_(x, logits, rule=rule, ready=stable >= needed, **where, **step)
+    out = denoise_step_(x, logits, mask_id=mask_id, rule=rule, ready=stable >= needed, **where, **step)
     state.stable.copy_(stable)
     state.previous.copy_(logits)
     return out
+
+
+def _rows_read(opened, shift):
+    """bool, row-shaped: the rows of logits that the positions ``opened`` read."""
+    if shift == 0:
+        return opened
+    read = torch.zeros_like(opened)
+    read[:, :-1] = opened[:, 1:]
+    read[:, :1] |= opened[:, :1]
+    return read
+
+
+def klass_step(x, logits, state, **kwargs):
+    """``klass_step_`` on a copy of ``x``; ``state`` and a trace are written all the same."""
+    return klass_step_(tensor("x", x).clone(), logits, state, **kwargs)

@@ -1,6 +1,7 @@
 """WINO, P2 and dInfer's remasking as their authors have them, told again in plain Python, against the steps."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -227,6 +228,132 @@ def test_draws_are_keyed_per_sequence(step):
     assert (runs[0][0] == runs[0][1]).float().mean() < 0.3
     fresh = step(torch.full((2, 30), MASK), logits, temperature=1.0).tokens
     assert (fresh[0] == fresh[1]).float().mean() < 0.3
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_arguments_of_the_draw_are_row_shaped(step):
+    """uniform [B, W] and uncond_logits [B, W, V], as in every step; "change" knows what the positions hold."""
+    x, logits, g = canvas(5, 0.5)
+    other = make_logits(g, "normal", logits.shape)
+    uniform = torch.rand(3, 24, generator=g, dtype=torch.float64)
+    guided = other + 2.5 * (logits - other)
+    runs = [
+        step(x.clone(), z, temperature=0.7, uniform=uniform, top_k=torch.tensor([3, 0, 9]), **more)
+        for z, more in ((guided, {}), (logits, dict(uncond_logits=other, cfg_scale=1.5)))
+    ]
+    for field in ("tokens", "confidence", "num_committed"):  # WINO's shadow logits are not guided
+        assert_equal(field, getattr(runs[1], field), getattr(runs[0], field))
+    drawn = runs[0].confidence > -math.inf
+    want = dlm.draw_tokens(guided, temperature=0.7, uniform=uniform, top_k=torch.tensor([3, 0, 9])).tokens
+    assert_equal("tokens", runs[0].tokens[drawn], want[drawn])
+    change = step(x.clone(), logits, confidence="change")
+    same = (change.confidence > -math.inf) & (logits.argmax(-1) == x)
+    assert bool((change.confidence[same] == 0).all())
+
+
+def test_p2_weighs_what_is_held_under_the_same_law():
+    """Guidance, and what is suppressed, hold for tokens on the canvas too."""
+    x, logits, g = canvas(6, 0.3)
+    other = make_logits(g, "normal", logits.shape)
+    plain = remasking.p2_step(x, other + 2.5 * (logits - other), mask_id=MASK, kappa=0.6)
+    guided = remasking.p2_step(x, logits, mask_id=MASK, kappa=0.6, uncond_logits=other, cfg_scale=1.5)
+    assert_equal("x", guided.x, plain.x)
+    unwanted = int(x[0][x[0] != MASK].mode().values)
+    out = remasking.p2_step(x, logits, mask_id=MASK, kappa=0.5, suppress=[unwanted])
+    assert out.num_remasked[0] > 0 and not (out.x[0] == unwanted).any()
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_copy(name):
+    x, logits, _ = canvas(4, 0.5)
+    before, accepted = x.clone(), torch.full((3,), 30)
+    how = dict(mask_id=MASK, **({"kappa": 0.5} if name == "p2" else {}))
+    more = (logits, accepted) if name == "wino" else ()
+    full = {"dinfer": "dinfer_remask"}.get(name, name)
+    out = getattr(remasking, f"{full}_step")(x, logits, *more, **how)
+    assert_equal("x", x, before)
+    want = STEPS[name](x, logits)
+    for field, mine, theirs in zip(want._fields, out, want):
+        assert_equal(field, mine, theirs)
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_check_names_the_position(step):
+    x, logits, _ = canvas(8, 1.0, length=20)
+    logits[1, 4, 7], before = math.nan, torch.full((3, 30), MASK)
+    whole = before.clone()
+    text = r"^logits: must hold a finite value .* got a bad one at \(b, i\) = \(1, 9\)$"
+    with pytest.raises(ValueError, match=text):
+        step(whole, logits, start=5, check=True)
+    assert_equal("x", whole, before)
+
+
+BAD_OF_ALL = [
+    (dict(start=4), "start: must be in [0, 0] (L - W), got 4"),
+    (dict(start=torch.zeros(4).long()), "start: shape must be [1] or [3], got [4]"),
+    (dict(window=(0, 99)), "window: must be -1 or in [0, 24], got 99"),
+    (dict(frozen=torch.zeros(3, 23).bool()), "frozen: shape must be [3, 24], got [3, 23]"),
+    (dict(frozen=torch.zeros(3, 24)), "frozen: dtype must be bool, got float32"),
+    (dict(uniform=torch.rand(3, 23).double()), "uniform: shape must be [3, 24], got [3, 23]"),
+    (dict(uncond_logits=torch.zeros(3, 24, 9)), "uncond_logits: shape must be [3, 24, 50], got [3, 24, 9]"),
+    (dict(rows=None), "rows: must not be given to a remasking step, got None"),
+    (dict(shift=-1), "shift: must not be given to a remasking step, got -1"),
+    (dict(temperature=-1.0), "temperature: must be finite and >= 0, got -1"),
+    (dict(top_p=2), "top_p: must be in [0, 1], got 2"),
+    (dict(trace=3), "trace: must be a RevisionTrace, got int"),
+    (dict(mask_id=2**31), "mask_id: must fit in int32 as x, got 2147483648"),
+    (dict(logits=torch.zeros(3, 25, VOCAB)), "logits: dimension 1 must be at most 24 as in x, got 25"),
+    (dict(logits=torch.zeros(2, 24, VOCAB)), "logits: dimension 0 must be 3 as in x, got 2"),
+]
+BAD_OF_ONE = [
+    ("wino_step_", dict(threshold=math.nan), "threshold: must not be NaN, got nan"),
+    ("wino_step_", dict(shadow_threshold=math.nan), "shadow_threshold: must not be NaN, got nan"),
+    (
+        "wino_step_",
+        dict(shadow_logits=torch.zeros(3, 24, 9)),
+        "shadow_logits: shape must be [3, 24, 50], got [3, 24, 9]",
+    ),
+    (
+        "wino_step_",
+        dict(shadow_logits=torch.zeros(3, 24, VOCAB).double()),
+        "shadow_logits: dtype must be float32, float16 or bfloat16, got float64",
+    ),
+    ("wino_step_", dict(accepted=30), "accepted: must be a torch.Tensor, got int"),
+    ("wino_step_", dict(accepted=torch.ones(3)), "accepted: dtype must be int64, got float32"),
+    ("wino_step_", dict(accepted=torch.tensor([30])), "accepted: shape must be [3], got [1]"),
+    (
+        "wino_step_",
+        dict(accepted=torch.tensor([30]).expand(3)),
+        "accepted: must not overlap itself (stride 0), got strides [0]",
+    ),
+    ("p2_step_", dict(kappa=1.5), "kappa: must be in [0, 1], got 1.5"),
+    ("p2_step_", dict(kappa=torch.tensor([0.5, math.nan, 1.0])), "kappa: must be in [0, 1], got nan"),
+    ("p2_step_", dict(kappa=torch.tensor([0.5, 0.5])), "kappa: shape must be [1] or [3], got [2]"),
+    ("p2_step_", dict(kappa=torch.tensor([1])), "kappa: dtype must be a float dtype, got torch.int64"),
+    ("p2_step_", dict(eta=-1.0), "eta: must be finite and >= 0, got -1.0"),
+    ("p2_step_", dict(eta=math.inf), "eta: must be finite and >= 0, got inf"),
+    ("dinfer_remask_step_", dict(threshold=math.nan), "threshold: must not be NaN, got nan"),
+    ("dinfer_remask_step_", dict(low_threshold=math.nan), "low_threshold: must not be NaN, got nan"),
+    ("dinfer_remask_step_", dict(remask_threshold=math.nan), "remask_threshold: must not be NaN, got nan"),
+]
+ALL = ("wino_step_", "p2_step_", "dinfer_remask_step_")
+
+
+@pytest.mark.parametrize("name, spoilt, text", [(name, *bad) for bad in BAD_OF_ALL for name in ALL] + BAD_OF_ONE)
+def test_bad_arguments(name, spoilt, text):
+    """Nothing is written: neither the canvas nor what the step carries over."""
+    x, logits, _ = canvas(3, 0.5)
+    how = dict(x=x.int(), logits=logits, mask_id=MASK)
+    if name == "wino_step_":
+        how.update(shadow_logits=logits, accepted=torch.full((3,), 30))
+    if name == "p2_step_":
+        how.update(kappa=0.5)
+    how.update(spoilt)
+    before = {k: v.clone() for k, v in how.items() if k in ("x", "accepted") and isinstance(v, torch.Tensor)}
+    with pytest.raises((ValueError, TypeError), match=f"^{re.escape(text)}$"):
+        getattr(remasking, name)(**how)
+    for k, v in before.items():
+        assert_equal(k, how[k], v)
 
 
 def test_shapes_are_checked():

@@ -1,5 +1,8 @@
 """A threshold among ready positions, and KLASS, which makes them ready."""
 
+import math
+import re
+
 import pytest
 import torch
 from backends import ops
@@ -145,3 +148,69 @@ def test_klass_state():
     assert_equal("stable", state.stable, before)
     out = dlm.klass_step_(x, z, state, mask_id=30, threshold=0.0)
     assert out.num_bad.tolist() == [1] and state.stable[0, 1] == 0
+
+
+def test_klass_of_shifted_logits():
+    """Dream: position i reads row i - 1, whose law is the one that must have stayed."""
+    g = torch.Generator().manual_seed(3)
+    base = make_logits(g, "normal", (2, 12, 40))
+    index = torch.tensor([0, *range(11)])
+    frozen = torch.rand(2, 12, generator=g) < 0.2
+    runs = [torch.full((2, 12), 40) for _ in "ab"]
+    states = [dlm.KlassState.start(base, torch.float32) for _ in "ab"]
+    filled = 0
+    for _ in range(8):
+        z = base + 0.02 * torch.randn(base.shape, generator=g)
+        z[:, 7] += torch.randn(2, 40, generator=g)  # never at rest
+        how = dict(mask_id=40, k=0, threshold=0.5, kl_threshold=0.01, history=2, frozen=frozen)
+        shifted = dlm.klass_step_(runs[0], z, states[0], shift=-1, **how)
+        plain = dlm.klass_step_(runs[1], z[:, index], states[1], **how)
+        assert_equal("x", runs[0], runs[1])
+        assert_equal("stable", states[0].stable, states[1].stable)
+        assert_equal("committed", shifted.committed, plain.committed)
+        filled += int(plain.num_committed.sum())
+    assert filled > 0 and bool((runs[0][:, 8] == 40).all())
+
+
+def test_klass_on_a_copy():
+    x, z = torch.full((2, 5), 30), make_logits(torch.Generator().manual_seed(3), "normal", (2, 5, 30))
+    state, other = dlm.KlassState.start(z), dlm.KlassState.start(z)
+    out = dlm.klass_step(x, z, state, mask_id=30, k=2)
+    assert bool((x == 30).all())
+    assert_equal("x", out.x, dlm.klass_step_(x, z, other, mask_id=30, k=2).x)
+    assert_equal("previous", state.previous, other.previous)
+
+
+@pytest.mark.parametrize(
+    "spoilt, text",
+    [
+        (dict(logits=torch.zeros(2, 6, 30)), "logits: dimension 1 must be at most 5 as in x, got 6"),
+        (dict(x=torch.zeros(5).long()), "x: must be 2-dimensional, [B, L], got [5]"),
+        (dict(frozen=torch.zeros(2, 4).bool()), "frozen: shape must be [2, 5], got [2, 4]"),
+        (dict(start=1), "start: must be in [0, 0] (L - W), got 1"),
+        (dict(shift=1), "shift: must be 0 or -1, got 1"),
+        (dict(kl_threshold=math.nan), "kl_threshold: must not be NaN, got nan"),
+        (dict(history=-1), "history: must be >= 0, got -1"),
+        (dict(stable=torch.zeros(5).long()), "stable: shape must be [2, 5], got [5]"),
+        (dict(stable=torch.zeros(2, 5)), "stable: dtype must be int64, got float32"),
+        (dict(previous=torch.zeros(2, 5, 29)), "previous: shape must be [2, 5, 30], got [2, 5, 29]"),
+        (
+            dict(previous=torch.zeros(2, 5, 30).double()),
+            "previous: dtype must be float32, float16 or bfloat16, got float64",
+        ),
+        (
+            dict(previous=torch.zeros(1, 5, 30).expand(2, 5, 30)),
+            "previous: must not overlap itself (stride 0), got strides [0, 30, 1]",
+        ),
+    ],
+)
+def test_klass_writes_nothing_if_it_refuses(spoilt, text):
+    how = dict(x=torch.full((2, 5), 30), logits=torch.zeros(2, 5, 30), mask_id=30)
+    state = dlm.KlassState.start(how["logits"])
+    for name, value in spoilt.items():
+        setattr(state, name, value) if name in ("previous", "stable") else how.update({name: value})
+    before = how["x"].clone(), state.previous.clone(), state.stable.clone()
+    with pytest.raises((ValueError, TypeError), match=f"^{re.escape(text)}$"):
+        dlm.klass_step_(state=state, **how)
+    for value, then in zip((how["x"], state.previous, state.stable), before):
+        assert torch.equal(value.nan_to_num(7.0), then.nan_to_num(7.0))
