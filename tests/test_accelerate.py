@@ -275,6 +275,19 @@ def test_what_was_not_covered_is_tried_again():
     assert dlm.explain(model).unsupported is None and "step" in vars(model)
 
 
+def test_a_shallow_copy_gets_methods_of_its_own_and_loses_only_those():
+    model = dlm.accelerate(Model())
+    first, second = copy.copy(model), copy.copy(model)
+    dlm.accelerate(first).step(torch.tensor(1))
+    assert first.fast_calls == 1 and not hasattr(model, "fast_calls")
+    for twin in (first, second):
+        dlm.restore(twin)
+        assert twin.step.__func__ is Model.step and twin.step.__self__ is twin
+    model.step(torch.tensor(1))
+    assert model.fast_calls == 1
+    assert dlm.restore(model).step.__func__ is Model.step
+
+
 def test_what_is_pickled_is_not_accelerated():
     model = dlm.accelerate(Model())
     data = pickle.dumps(model)

@@ -64,6 +64,7 @@ class _Applied:
 
 @dataclass
 class _Record:
+    obj: object  # not the one that holds the record if that is a shallow copy
     adapter: object
     applied: list
     unsupported: str | None = None
@@ -73,7 +74,8 @@ class _Record:
         return (type(None), ())
 
     def __deepcopy__(self, memo):
-        return _Record(self.adapter, copy.deepcopy(self.applied, memo), self.unsupported)
+        obj, applied = (copy.deepcopy(part, memo) for part in (self.obj, self.applied))
+        return _Record(obj, self.adapter, applied, self.unsupported)
 
 
 _shared: dict = {}  # (owner, attribute) -> _Applied, of modules and classes
@@ -106,7 +108,8 @@ def accelerate(obj):
 
     Nothing but the named attributes is replaced (``explain(obj)`` lists them), on this object alone where the client allows it.
     Where a call uses an option that is not covered, the client's own code runs, and ``explain`` says why. Doing it twice
-    changes nothing, unless something could not be replaced, or was replaced by others since: that is tried again.
+    changes nothing, unless something could not be replaced, or was replaced by others since: that is tried again. A deep copy of
+    obj is accelerated, too; a shallow one has the methods of obj itself, until ``accelerate`` gives it its own.
 
     Returns:
         obj.
@@ -117,11 +120,12 @@ def accelerate(obj):
     """
     record = _record(obj)
     if record is not None:
-        if record.unsupported is None and all(applied.in_place for applied in record.applied):
+        complete = record.unsupported is None and all(applied.in_place for applied in record.applied)
+        if complete and record.obj is obj:
             return obj
         restore(obj)
     adapter = _adapter_of(obj)
-    record = _Record(adapter, [])
+    record = _Record(obj, adapter, [])
     try:
         seams = list(adapter.seams(obj))
     except Unsupported as why:
@@ -310,7 +314,8 @@ def _original(seam):
 def _undo(record, obj):
     for applied in reversed(record.applied):
         if applied.users is None:
-            _put_back(applied)
+            owner = obj if applied.seam.owner is record.obj else applied.seam.owner
+            _put_back(replace(applied, seam=replace(applied.seam, owner=owner)))
         else:
             _leave(_key(applied.seam), id(obj))
 
