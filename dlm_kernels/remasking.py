@@ -45,7 +45,7 @@ class _Block:
         rows = torch.where(wanted, self.places.batch * length + self.places.position, -1).flatten()
         given, step = self.held.long().flatten(), self._where["step"]
         logits = self.logits.flatten(0, 1)
-        drawn = draw_tokens(logits, rows=rows, length=length, given=given, seed=seed, step=step, **law)
+        drawn = draw_tokens(logits, rows=rows, length=max(length, 1), given=given, seed=seed, step=step, **law)
         drawn = drawn._make(values.view(wanted.shape) for values in drawn)
         if check:
             require_finite_rows(drawn.bad, self.places.position)

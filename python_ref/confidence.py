@@ -70,9 +70,9 @@ def stochastic_key(value, temperature, uniform):
     """The key that ranks at random, as if drawing without replacement from softmax(value / temperature): float32 [n].
 
     Gumbel top-k (Kool et al., arXiv 1903.06059), for Dream's alg_temp. 1 is taken off because confident values, which are
-    close to it, then keep their digits in a float; the softmax does not notice.
+    close to it, then keep their digits in a float; the softmax does not notice. Nobody ranks colder than 1e-30.
     """
-    return ((value - 1) / temperature + gumbel(uniform)).clamp(min=LOWEST).float()
+    return ((value - 1) / max(temperature, 1e-30) + gumbel(uniform)).clamp(min=LOWEST).float()
 
 
 def demote(value, key, demoted, confidence):

@@ -114,3 +114,13 @@ def test_public_calls():
         dlm.denoise_step(x, logits, mask_id=3, rule=dlm.Threshold(0.5), rank_temperature=0.5)
     with pytest.raises(TypeError, match="^rank_temperature: must be a number, got str$"):
         step(rank_temperature="hot")
+
+
+@pytest.mark.parametrize("coldest", [1e-30, 1e-40, 1e-300])
+def test_the_coldest_ranking_is_the_plain_one(isa, coldest):
+    """Not that of positions, to which quotients beyond any float would come down."""
+    logits = torch.randn(1, 12, 30, generator=torch.Generator().manual_seed(4))
+    for implementation in (ops, dlm.reference):
+        args = (logits, torch.zeros(1), torch.tensor([1]), torch.tensor(0))
+        _, confidence, key, *_ = implementation.draw_tokens(*args, rank_temperature=coldest)
+        assert_equal("order", key.argsort(descending=True), confidence.argsort(descending=True))

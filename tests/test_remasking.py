@@ -263,6 +263,13 @@ def test_p2_weighs_what_is_held_under_the_same_law():
     assert out.num_remasked[0] > 0 and not (out.x[0] == unwanted).any()
 
 
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("size, length, width", [(0, 4, 4), (2, 0, 0), (2, 4, 0), (0, 0, 0)])
+def test_nothing_to_do(step, size, length, width):
+    out = step(torch.full((size, length), MASK), torch.zeros(size, width, VOCAB))
+    assert out.tokens.shape == (size, width) and out.num_committed.tolist() == [0] * size
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_a_copy(name):
     x, logits, _ = canvas(4, 0.5)

@@ -97,9 +97,10 @@ DLM_HD Score score(int32_t kind, int32_t conf_dtype, const RowStats& s, int64_t 
 }
 
 // Ranking by this key draws without replacement from softmax(value / temperature), one position after the other (Gumbel
-// top-k; Dream's alg_temp). The softmax does not notice the 1, without which confident values keep their digits.
+// top-k; Dream's alg_temp). The softmax does not notice the 1, without which confident values keep their digits. Nobody
+// ranks colder than 1e-30, where floats still hold the quotients.
 DLM_HD float stochastic_key(double value, double temperature, double u) {
-  return static_cast<float>(max_of((value - 1) / temperature + gumbel(u), -1e38));
+  return static_cast<float>(max_of((value - 1) / max_of(temperature, 1e-30) + gumbel(u), -1e38));
 }
 
 // A draw the caller wants decided last (LLaDA's EOS/EoT): still eligible, behind every other position.
