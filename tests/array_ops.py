@@ -108,7 +108,8 @@ def simt_module():
         *("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-DDLM_CUDA", "-Wall", "-Wextra", "-Werror"),
         *("-isystem", pybind11.get_include(), "-isystem", sysconfig.get_paths()["include"]),
     ]
-    libraries = [str(cpu), f"-Wl,-rpath,{cpu.parent}", str(recording()[0]), str(bridge.library("plain"))]
+    # The first that has a name gives it: a build with CUDA has the real dlm_cuda_*, too.
+    libraries = [str(recording()[0]), str(bridge.library("plain")), str(cpu), f"-Wl,-rpath,{cpu.parent}"]
     path = bridge.build.shared_object(bridge.ROOT / "csrc" / "pybind" / "array.cpp", flags, libraries, bridge.FOLDER)
     spec = importlib.util.spec_from_file_location("_array", path)
     module = importlib.util.module_from_spec(spec)
