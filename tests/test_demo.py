@@ -357,6 +357,21 @@ def test_round_trips_in_words():
     assert show.round_trips({"revisions": 0, "round_trips": 0}).startswith("0 revisions")
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_demo_measures_and_tabulates(monkeypatch, terminal):
+    """As the command does, with what it says meanwhile, at a size that takes no time."""
+    from dlm_kernels.bench.cases import Case
+
+    small = Case(rows=4, vocab=300, dtype="fp32", k=2)
+    monkeypatch.setattr(table, "cases", lambda family: [small])
+    console = Console(file=io.StringIO(), width=80, force_terminal=terminal)
+    table.print_table(console, "masked")
+    said = console.file.getvalue()
+    assert (
+        "exact: " in said and ("% timing 2 steps" in said) == terminal and ("about a minute" in said) == (not terminal)
+    )
+
+
 def tabulated(family: str, cases: list) -> str:
     """The rows of the bench are what the table reads, at a size that takes no time."""
     from dlm_kernels.bench.measure import side_by_side

@@ -41,7 +41,7 @@ def cases(family: str) -> list:
     return [case for case in SETS["uniform"] if case.op == "uniform_step" and case.steps == 128]
 
 
-def measure(family: str, on_progress: Callable[[str], object] = lambda text: None) -> list[dict]:
+def measure(family: str, on_progress: Callable[[str, float], object] = lambda text, done: None) -> list[dict]:
     """Result rows of the bench, ours and the family's eager peer.
 
     Outputs are checked against fp64 before anything is timed. Few samples: eager code takes seconds where it draws.
@@ -119,5 +119,5 @@ def print_table(console: Console, family: str) -> None:
     if not console.is_terminal:
         console.print(doing)
     with console.status(doing) as status:
-        rows = measure(family, on_progress=status.update)
+        rows = measure(family, on_progress=lambda text, done: status.update(f"{done * 100:.0f} % {text}"))
     console.print(build_table(rows))
