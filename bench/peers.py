@@ -144,8 +144,11 @@ def _rank_each_sequence(x: torch.Tensor, tokens: torch.Tensor, confidence: torch
     transfer = torch.zeros_like(masked)
     for b in range(x.shape[0]):
         best = torch.topk(confidence[b], k=case.k).indices
-        transfer[b, best] = True
-    if x.is_cuda:  # the published masked write waits for the device; this one can be captured, which favours the peer
+        if x.is_cuda:
+            transfer[b].scatter_(0, best, True)
+        else:
+            transfer[b, best] = True
+    if x.is_cuda:  # the published indexed writes wait for the device; these can be captured, which favours the peer
         x.copy_(torch.where(transfer, tokens, x))
     else:
         x[transfer] = tokens[transfer]

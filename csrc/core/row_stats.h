@@ -8,7 +8,7 @@ namespace dlm {
 
 // Classifier-free guidance, u + (w + 1)(c - u) for weight = w + 1; two -inf stay -inf instead of NaN.
 DLM_HD float combine(float c, float u, float weight) {
-  return c == -kInfinity && u == -kInfinity ? -kInfinity : u + weight * (c - u);
+  return c == -kInfinity && u == -kInfinity ? -kInfinity : u + rounded_product(weight, c - u);
 }
 
 // One chunk under its confidence law (and, where that differs, its draw law), before the argmax is located: the hot
