@@ -9,6 +9,9 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <stdexcept>
+#include <string>
+
 #include "../ops.h"
 
 namespace dlm::torch_ops {
@@ -99,8 +102,10 @@ class Call {
   void run(const Need& need, const Args& args) const {
     dlm_error error;
     const int32_t status = Device(anchor_, need).call(args, &error);
-    const char* kind = status == 1 ? "ValueError" : status == 2 ? "TypeError" : "RuntimeError";
-    STD_TORCH_CHECK(status == 0, "[dlm_kernels:", kind, "] ", error.text, "[end]");
+    if (status == 0) return;
+    // No STD_TORCH_CHECK: its string stream crashes where a compiler links a libstdc++ of its own into this library.
+    const std::string kind = status == 1 ? "ValueError" : status == 2 ? "TypeError" : "RuntimeError";
+    throw std::runtime_error("[dlm_kernels:" + kind + "] " + error.text + "[end]");
   }
 
  private:
