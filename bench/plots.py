@@ -36,9 +36,11 @@ class Picture:
 
 
 def pictures(rows: list[dict]) -> list[Picture]:
-    """What can be shown of these rows: of the newest machine, the newest row of each provider on each case, with the allocator
-    that spares the peers their page faults where both were measured."""
-    timed = [row for row in rows if row.get("us") and not row["provider"]["name"].startswith(f"{OURS}[")]
+    """What can be shown of these rows, of CPUs: of the newest machine, the newest row of each provider on each case, with the
+    allocator that spares the peers their page faults where both were measured."""
+    ours_alone = f"{OURS}["  # other instruction sets
+    timed = [row for row in rows if row.get("us") and not row["provider"]["name"].startswith(ours_alone)]
+    timed = [row for row in timed if not row["env"].get("gpu")]
     loops = [row for row in rows if loops_report.of_loops(row) and row["ratio"]]
     found = []
     for machine, here in report.by_machine(timed)[:1]:
