@@ -2,9 +2,9 @@
 
     python bench/sass.py [--arch 90] [--dtype bfloat16] [--capped]
 
-Compiles one rows kernel with nvcc, disassembles it with nvdisasm (pip install nvidia-cuda-nvdisasm), and walks its control
-flow: the cheapest way round the tile loop that makes all of a tile's vector loads and exponentials, and round the chunk
-loop, which also sums up the warp and stores its partial. Branches that a whole, aligned tile does not take cost nothing.
+Compiles one rows kernel without its siblings, disassembles it with nvdisasm (pip install nvidia-cuda-nvdisasm), and walks its
+control flow: the cheapest way round the tile loop that makes all of a tile's vector loads and exponentials, and round the
+chunk loop, which also sums up the warp and stores its partial. Branches that a whole, aligned tile does not take cost nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ SOURCES = Path(__file__).parent.parent / "csrc" / "cuda"
 LOADS = 4  # vectors of a tile: RowSource::kTileVectors
 LOGITS = {"bfloat16": 32, "float16": 32, "float32": 16}  # per thread and tile
 CHUNK, THREADS = 3952, 128  # LLaDA's chunk: 126464 / 32
-TYPES = {"bfloat16": "NS_8BFloat16E", "float16": "NS_7Float16E", "float32": "f"}
+TYPES = {"bfloat16": "BFloat16", "float16": "Float16", "float32": "float"}
+ONE_KERNEL = """#include "rows.h"
+namespace dlm::cuda {{
+template __global__ void rows_kernel<{}>(const __grid_constant__ RowsJob);
+}}
+"""
 
 
 class Count(NamedTuple):
@@ -49,13 +54,14 @@ def nvcc() -> str | None:
 def count(dtype: str = "bfloat16", arch: str = "90", capped: bool = False) -> Count:
     """Of the greedy sweep (one law, no entropy) of this dtype on sm_``arch``; ``capped``: of softcapped logits, one law with its
     entropy, the only such sweep."""
+    law = "Mix::kCapped, true" if capped else "Mix::kPlain, false"
     with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "rows.cubin"
-        flags = ["-std=c++17", "-O3", f"-arch=sm_{arch}", "-cubin", "-o", str(cubin)]
-        subprocess.run([nvcc(), *flags, str(SOURCES / f"draws_{dtype}.cu")], check=True)
+        source, cubin = Path(folder) / "rows.cu", Path(folder) / "rows.cubin"
+        source.write_text(ONE_KERNEL.format(f"{TYPES[dtype]}, {law}"))
+        flags = ["-std=c++17", "-O3", f"-arch=sm_{arch}", f"-I{SOURCES}", "-cubin", "-o", str(cubin)]
+        subprocess.run([nvcc(), *flags, str(source)], check=True)
         text = subprocess.run([nvdisasm(), "-c", str(cubin)], check=True, capture_output=True, text=True).stdout
-    kernel = "LNS0_3MixE1ELb1ELNS0_6FamilyE0E" if capped else "LNS0_3MixE0ELb0ELNS0_6FamilyE0E"
-    blocks, edges = control_flow(function(text, f"rows_kernelI{TYPES[dtype]}{kernel}"))
+    blocks, edges = control_flow(function(text, "rows_kernel"))
     logits = LOGITS[dtype]
     least = 2 * logits if capped else logits  # exponentials
     sweeps = [b for b, block in enumerate(blocks) if least <= sum("MUFU.EX2" in line for line in block) <= least + 1]

@@ -40,6 +40,11 @@ def pytest_generate_tests(metafunc):
             metafunc.parametrize(name, values(), indirect=True)
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first: what ends a run is then short, and ends on every core at once."""
+    items.sort(key=lambda item: item.path.name != "test_simt_sanitizers.py")
+
+
 def pytest_terminal_summary(terminalreporter):
     """What tests found out about the kernels without failing: registers, and lines that the SIMT runs went through."""
     build = Path(__file__).parent.parent / "build"
