@@ -58,7 +58,7 @@ stage_info() {
   "$python" -c 'import sys, torch; print(sys.version); print("torch", torch.__version__, "CUDA", torch.version.cuda)' || return 1
   nvidia-smi 2>&1 || echo "no nvidia-smi"
   "${CUDA_HOME:-/none}/bin/nvcc" --version 2>&1 || echo "no nvcc"
-  for module in setuptools pybind11 pytest hypothesis scipy rich xdist triton flashinfer; do
+  for module in setuptools pybind11 pytest hypothesis scipy rich xdist cupy triton flashinfer; do
     if probe $module; then echo "has $module"; else missing+=" $module"; fi
   done
   for command in g++ cmake ninja ptxas compute-sanitizer; do
@@ -110,7 +110,7 @@ stage_tests() {
   probe xdist && workers=(-n 4)
   cd "$root" || return 1
   # The tests of fallbacks set this themselves.
-  env -u DLM_KERNELS_STRICT "$python" -m pytest tests -k "$chosen" -p no:cacheprovider --maxfail=25 \
+  env -u DLM_KERNELS_STRICT "$python" -m pytest tests -k "$chosen" -rs -p no:cacheprovider --maxfail=25 \
     --continue-on-collection-errors "${workers[@]}" "${clients[@]}"
   status=$?
   [ $status != 5 ] || say "  no test is called $chosen: does pytest see the GPU?"

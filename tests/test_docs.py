@@ -18,6 +18,7 @@ import torch
 
 import dlm_kernels as dlm
 from dlm_kernels.__main__ import COMMANDS
+from dlm_kernels.integrations import accelerate
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -171,11 +172,16 @@ def test_commands_are_what_the_programs_take(command):
         parser.parse_args(arguments)
 
 
+def clients():
+    return [import_module(f"dlm_kernels.integrations.{name}") for name in accelerate._CLIENTS]
+
+
 def public_functions():
     from dlm_kernels import array, quotas, remasking, schedules, transitions
 
     modules = (array, quotas, remasking, schedules, transitions)
-    for module, names in [(dlm, dlm._HOMES), *((module, vars(module)) for module in modules)]:
+    named = [(client, client.__all__) for client in clients() if client.__name__.rpartition(".")[2] != "diffusers"]
+    for module, names in [(dlm, dlm._HOMES), *((module, vars(module)) for module in modules), *named]:
         for name in names:
             value = getattr(module, name)
             if not name.startswith("_") and "Args:\n" in (inspect.getdoc(value) or ""):
@@ -200,6 +206,7 @@ def test_every_public_name_has_a_place_in_the_api():
     assert all(f"::: dlm_kernels.{module}\n" in pages for module in whole)
     homes = {name: home for name, home in dlm._HOMES.items() if home not in whole}
     assert set(homes) <= listed
+    assert all(f"::: dlm_kernels.integrations.{client}\n" in pages for client in accelerate._CLIENTS)
 
 
 @pytest.fixture(scope="module")
@@ -229,3 +236,8 @@ def test_the_site_builds(site):
     assert "--slower-than FACTOR" in html.unescape(text["commands.html"])
     assert "lowest index on ties" in text["results.html"]  # comments behind fields
     assert text["how-it-works.html"].count('role="img"') == 3
+    for client in clients():
+        assert f'id="{client.__name__}"' in text["integrations.html"], client
+        if client.__name__.rpartition(".")[2] != "diffusers":  # whose classes are made when asked for
+            names = {f"{client.__name__}.{name}" for name in client.__all__} - {f"{client.__name__}.ADAPTERS"}
+            assert not [name for name in names if f'id="{name}"' not in text["integrations.html"]]

@@ -43,10 +43,13 @@ def get_transfer_index_threshold(
 
     Args:
         logits: float32, float16 or bfloat16 [B, L, V].
-        temperature: >= 0; 0 is the argmax.
-        mask_index: bool [B, L], the positions that may be filled. x: int64 [B, L], the canvas, not written to.
+        temperature: at least 0; 0 is the argmax.
+        mask_index: bool [B, L], the positions that may be filled.
+        x: int64 [B, L], the canvas, not written to.
         mask_id: the mask token; a draw of it is never picked, unless ``rm_mask`` is False.
-        threshold: a number. use_float64: compare p(token) in float64, else in float32.
+        threshold: a number.
+        rm_mask: see ``mask_id``.
+        use_float64: compare p(token) in float64, else in float32.
         kwargs: not read, as in the original.
 
     Returns (x0, transfer_index): int64 [B, L] the draws where picked from, else x; bool [B, L].

@@ -49,10 +49,11 @@ def sample_tokens(
 
     Args:
         logits: float32, float16 or bfloat16 [N, V], or any leading dimensions without ``margin_confidence``.
-        temperature: >= 0. 0 takes the argmax; the law that scores it, and the filters, are then those at 1.
+        temperature: at least 0. 0 takes the argmax; the law that scores it, and the filters, are then those at 1.
         top_p: keep the most probable tokens of this mass, the one that crosses it included; None or >= 1 is off.
         top_k: keep so many, and all that tie with the last; at least 1, None is off.
-        margin_confidence: score by the gap to the second best. neg_entropy: by the negative entropy, which goes first.
+        margin_confidence: score by the gap to the second best.
+        neg_entropy: score by the negative entropy, which goes first.
         compat: refuse what the original rounds in a way that is not reproduced, see the module.
 
     Returns (confidence [N] in the dtype of the logits, tokens int64 [N]).

@@ -42,7 +42,7 @@ def get_transfer_index(logits, temperature, remasking, mask_index, x, num_transf
 
     Args:
         logits: float32, float16 or bfloat16 [B, L, V].
-        temperature: >= 0; 0 is the argmax.
+        temperature: at least 0; 0 is the argmax.
         remasking: "low_confidence" ranks on p(token) at temperature 1, "random" by chance.
         mask_index: bool [B, L], the positions that may be filled.
         x: int64 [B, L], the canvas, which is not written to.

@@ -106,6 +106,7 @@ def generate(
         temperature: 0 takes the argmax, otherwise draws from softmax(logits / temperature).
         cfg_scale: w of ``u + (w + 1) * (c - u)``; above 0 every forward has twice the batch, u without prompt.
         remasking: 'low_confidence' or 'random'.
+        mask_id: the mask token.
         logits_eos_inf: EOS is never drawn.
         confidence_eos_eot_inf: EOS and EoT draws are committed last.
         seed: an int, from which every sequence gets its own, or int64 [B], one per sequence. None takes fresh

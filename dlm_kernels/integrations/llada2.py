@@ -29,7 +29,7 @@ def sample_with_temperature_topk_topp(logits, temperature=1.0, top_k=0, top_p=1.
 
     Args:
         logits: float32 [..., V]; float16 and bfloat16 at temperature > 0.
-        temperature: >= 0. 0 takes the argmax and its probability at temperature 1, without filters.
+        temperature: at least 0. 0 takes the argmax and its probability at temperature 1, without filters.
         top_k: keep so many, and all that tie with the last; None or <= 0 is off.
         top_p: keep the most probable tokens of this mass, the one that crosses it included; None or >= 1 is off.
 

@@ -38,6 +38,8 @@ class _OnUniformGraph:
 
 
 class EulerPredictor(_OnUniformGraph):
+    """SEDD's Euler step for its ``Uniform`` graph: ``graph`` and ``noise`` as ``graph_lib`` and ``noise_lib`` make them."""
+
     def update_fn(self, score_fn, x, t, step_size):
         """One Euler step of int64 [B, L] canvases from t [B, 1] to t - step_size. ``score_fn(x, sigma)``: scores [B, L, V]."""
         _require_uniform(self)
@@ -50,6 +52,8 @@ class EulerPredictor(_OnUniformGraph):
 
 
 class AnalyticPredictor(_OnUniformGraph):
+    """SEDD's analytic step (Tweedie tau-leaping), as ``EulerPredictor``."""
+
     def update_fn(self, score_fn, x, t, step_size):
         """One analytic step of int64 [B, L] canvases from t [B, 1] to t - step_size. ``score_fn(x, sigma)``: scores [B, L, V]."""
         sigma_t, sigma_s = self.noise(t)[0], self.noise(t - step_size)[0]
@@ -57,8 +61,10 @@ class AnalyticPredictor(_OnUniformGraph):
 
 
 class Denoiser(_OnUniformGraph):
+    """The analytic step that ends a run, as ``EulerPredictor``."""
+
     def update_fn(self, score_fn, x, t):
-        """The last step, from t [B, 1] to clean data."""
+        """The last step of int64 [B, L] canvases, from t [B, 1] to clean data. ``score_fn(x, sigma)``: scores [B, L, V]."""
         return _analytic_step(self, score_fn, x, self.noise(t)[0], 0.0)
 
 

@@ -51,7 +51,9 @@ def sample_row_stats(logits, temps, canvas_len, seed, probs_dtype):
     Args:
         logits: float32, float16 or bfloat16 [n canvas_len, V].
         temps: float32 [n], of the requests. 0 is greedy; entropy and probabilities are those of the limit.
-        seed: an int. probs_dtype: torch.bfloat16, or None for no probabilities.
+        canvas_len: rows of a request.
+        seed: an int.
+        probs_dtype: torch.bfloat16, or None for no probabilities.
 
     Returns (argmax int64 [rows], sample int64 [rows], entropy float32 [rows] in nats, probs [rows, V] or None).
     """
