@@ -119,7 +119,7 @@ class Denoiser(nn.Module):
         return self.project(self.hidden(x))
 
 
-STEP = 1 / 8  # of a row's root mean square: 5 bits per weight once a wheel is compressed, and no loss of text
+STEP = 1 / 8  # of a row's root mean square: 5.5 bits per weight once a wheel is compressed (assets/README.md)
 
 
 def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
