@@ -25,6 +25,8 @@ class Shape:
     model: str
     rows: int
     temperature: float
+    op: str = "denoise_step"
+    dist: str = "normal3"
 
     def find(self, rows: list[dict]) -> tuple[float | None, str]:
         row = self._row(rows)
@@ -43,7 +45,7 @@ class Shape:
 
     def _row(self, rows: list[dict]) -> dict | None:
         case = {
-            "op": "denoise_step",
+            "op": self.op,
             "model": self.model,
             "vocab": VOCAB[self.model],
             "batch": 1,
@@ -51,7 +53,7 @@ class Shape:
             "open_rows": self.rows,
             "dtype": "bf16",
             "temperature": self.temperature,
-            "dist": "normal3",
+            "dist": self.dist,
             "confidence": "prob",
             "cfg_scale": 0.0,
             "top_p": 1.0,
@@ -102,6 +104,8 @@ def _bars() -> list[Bar]:
             place = Shape(("read", "fraction"), "llada", rows, temperature)
             work = f"{rows} x {VOCAB['llada']} bf16 T={temperature:g}"
             found.append(Bar(work, "read bandwidth of the same run", ">=", 0.9, "%", place))
+    place = Shape(("read", "fraction"), "sumi", 1184, 1.0, "uniform_step", "peaked")
+    found.append(Bar(f"uniform 1184 x {VOCAB['sumi']} bf16", "read bandwidth of the same run", ">=", 0.9, "%", place))
     work = f"32 x {VOCAB['llada2']} bf16 T=0"
     found.append(Bar(work, "device time, cold L2", "<=", 10, "us", Shape(("us", "median"), "llada2", 32, 0.0)))
     found.append(Bar(work, "kernels in a step", "<=", 1, "launches", Shape(("launches",), "llada2", 32, 0.0)))

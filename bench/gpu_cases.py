@@ -70,7 +70,11 @@ def _entries() -> Iterator[Entry]:
             yield Entry(_case("llada", rows, 1.0, dist="normal1", **filtered), _FILTER_PEERS, 1)
     # A step of Sumi as it mostly is (one row in a hundred draws again), and DiffusionGemma's.
     yield _uniform("uniform_step", "sumi", 1, steps=128)
+    yield _uniform("uniform_step", "sumi", 1, steps=128, rows=1184)
     yield _uniform("renoise_step", "gemma", 1, temperature=0.6)
+    # The largest vocabulary, against one pass in Triton.
+    for dtype in ("bf16", "fp32"):
+        yield Entry(_case("gemma", 256, 1.0, dtype=dtype), _NOT_COMPILED, 1)
     # How much the distribution matters (rejection and skipping are data-dependent), and the rest of the dtypes.
     for dist in ("peaked", "normal1"):
         for temperature in (0.0, 1.0):
@@ -82,7 +86,6 @@ def _entries() -> Iterator[Entry]:
     yield Entry(_case("llada", 1024, open_rows=64), _NOT_COMPILED, 2)
     # Every row draws again; whole canvases; the other transitions; Sumi's adaptive step.
     yield _uniform("uniform_step", "sumi", 2, steps=1)
-    yield _uniform("uniform_step", "sumi", 2, steps=128, rows=1184)
     yield _uniform("renoise_step", "gemma", 2, temperature=0.6, dtype="fp32")
     for model in ("gidd", "duo"):
         yield _uniform("transition_step", model, 2, steps=128, rows=1024)

@@ -3,7 +3,7 @@
     python bench/sass.py [--arch 90] [--dtype bfloat16] [--capped]
 
 Compiles one rows kernel without its siblings, disassembles it with nvdisasm (pip install nvidia-cuda-nvdisasm), and walks its
-control flow: the cheapest way round the tile loop that makes all of a tile's vector loads and exponentials, and round the
+control flow: the cheapest way round the tile loop that starts all of a tile's copies and takes all its exponentials, and round the
 chunk loop, which also sums up the warp and stores its partial. Branches that a whole, aligned tile does not take cost nothing.
 """
 
@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 SOURCES = Path(__file__).parent.parent / "csrc" / "cuda"
 LOADS = 4  # vectors of a tile: RowSource::kTileVectors
+SPARE = 3  # exponentials that are no logit's: sums are brought to another maximum, and repaired
 LOGITS = {"bfloat16": 32, "float16": 32, "float32": 16}  # per thread and tile
 CHUNK, THREADS = 3952, 128  # LLaDA's chunk: 126464 / 32
 TYPES = {"bfloat16": "BFloat16", "float16": "Float16", "float32": "float"}
@@ -63,12 +64,10 @@ def count(dtype: str = "bfloat16", arch: str = "90", capped: bool = False) -> Co
         text = subprocess.run([nvdisasm(), "-c", str(cubin)], check=True, capture_output=True, text=True).stdout
     blocks, edges = control_flow(function(text, "rows_kernel"))
     logits = LOGITS[dtype]
-    least = 2 * logits if capped else logits  # exponentials
-    sweeps = [b for b, block in enumerate(blocks) if least <= sum("MUFU.EX2" in line for line in block) <= least + 1]
-    hot = min(sweeps, key=lambda b: len(blocks[b]))
+    exps = 2 * logits if capped else logits
     tiles = -(-CHUNK // (THREADS * logits))
-    tile = around(blocks, edges, hot, stores=0)
-    chunk = around(blocks, edges, hot, stores=1) + (tiles - 1) * tile
+    tile = around(blocks, edges, exps, stores=0)
+    chunk = around(blocks, edges, exps, stores=1) + (tiles - 1) * tile
     return Count(tile / logits, chunk * THREADS / CHUNK)
 
 
@@ -104,29 +103,41 @@ def control_flow(section: str) -> tuple[list[list[str]], list[set[int]]]:
     return blocks, edges
 
 
-def around(blocks, edges, hot: int, stores: int) -> int:
-    """Instructions on the cheapest way from block ``hot`` back to it that makes LOADS vector loads and ``stores`` vector
-    stores."""
+def around(blocks, edges, exps: int, stores: int) -> int:
+    """Instructions on the cheapest way round a loop that starts LOADS copies of vectors to shared memory, reads as many from
+    there, takes ``exps`` exponentials (and at most SPARE more) and makes ``stores`` vector stores."""
+    least, most = (LOADS, LOADS, exps, stores), (LOADS, LOADS, exps + SPARE, stores)
+    seen = [
+        (
+            sum("LDGSTS" in i and "128" in i for i in block),
+            sum("LDS." in i and "128" in i for i in block),
+            sum("MUFU.EX2" in i for i in block),
+            sum("STG" in i and "128" in i for i in block),
+        )
+        for block in blocks
+    ]
 
-    def seen(block):
-        text = blocks[block]
-        return sum("LDG" in i and "128" in i for i in text), sum("STG" in i and "128" in i for i in text)
+    def cheapest(start: int) -> int | None:
+        queue, best = [(0, start, 0, 0, 0, 0)], {}
+        while queue:
+            cost, block, *done = heapq.heappop(queue)
+            if best.get((block, *done), 1 << 30) <= cost and cost > 0:
+                continue
+            best[(block, *done)] = cost
+            enough = all(a >= b for a, b in zip(done, least))
+            if block == start and cost > 0 and enough:
+                return cost
+            done = [a + b for a, b in zip(done, seen[block])]
+            if any(a > b for a, b in zip(done, most)) or seen[block][2] > exps // LOADS + SPARE:  # of two laws
+                continue
+            for following in edges[block]:
+                heapq.heappush(queue, (cost + len(blocks[block]), following, *done))
+        return None
 
-    queue, best = [(0, hot, 0, 0)], {}
-    while queue:
-        cost, block, loads, stored = heapq.heappop(queue)
-        if best.get((block, loads, stored), 1 << 30) <= cost and cost > 0:
-            continue
-        best[block, loads, stored] = cost
-        if block == hot and cost > 0 and loads == LOADS and stored == stores:
-            return cost
-        more_loads, more_stores = seen(block)
-        loads, stored = loads + more_loads, stored + more_stores
-        if loads > LOADS or stored > stores:
-            continue
-        for following in edges[block]:
-            heapq.heappush(queue, (cost + len(blocks[block]), following, loads, stored))
-    raise LookupError("no such way: has the kernel changed its loads or its loops?")
+    ways = [way for start, (loads, *_) in enumerate(seen) if loads > 0 and (way := cheapest(start)) is not None]
+    if not ways:
+        raise LookupError("no such way: has the kernel changed its copies or its loops?")
+    return min(ways)
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ from .redraw import REDRAWS
 from .trace import COLUMNS as TRACE_COLUMNS
 from .transition import COLUMNS, noise_support
 
+MAX_VOCAB = 2**30
 LOGIT_DTYPES = ("float32", "float16", "bfloat16")
 TOKEN_DTYPES = ("int64", "int32")
 SCORE_DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -114,6 +115,9 @@ def check_logits(logits, packed, x=None):
     else:
         require_dims("logits", logits, ["R", "V"] if packed else ["B", "W", "V"])
     require(logits.shape[-1] >= 1, "logits", "the vocabulary must not be empty", list_text(logits.shape))
+    require(
+        logits.shape[-1] <= MAX_VOCAB, "logits", "the vocabulary must have at most 2^30 tokens", list_text(logits.shape)
+    )
     require_unit_stride("logits", logits)
     if x is not None and not packed:
         check_covered("logits", logits, x)
@@ -339,7 +343,6 @@ def check_noise_prior(mask_id, vocab, x):
 
 def check_of_schedule(argument, numbers, n, x):
     require_dtype(argument, numbers, ["float64"])
-    require_device(argument, numbers, "x", x)
     require_shape(argument, numbers, [1, n], [x.shape[0], n], [*x.shape, n])
     require_unit_stride(argument, numbers)
 
@@ -350,14 +353,22 @@ def check_no_way_to_no_mask(argument, chance, mask_id):
         require_values(argument, chance, chance == 0, "must not lead to the mask without mask_id")
 
 
+def is_host_row(numbers):
+    """Whether numbers of a schedule are the same for all and on the host, where they may stay: a step takes them with it."""
+    return numbers.device.type == "cpu" and numbers.dim() == 2 and numbers.shape[0] == 1
+
+
 def check_coefficients(coefficients, mask_id, x):
     check_of_schedule("coefficients", coefficients, len(COLUMNS), x)
+    if not is_host_row(coefficients):
+        require_device("coefficients", coefficients, "x", x)
     require_values("coefficients", coefficients, coefficients.isfinite(), "must be finite")
     check_no_way_to_no_mask("coefficients", coefficients[..., COLUMNS.index("token_mask")], mask_id)
 
 
 def check_rates(rates, mask_id, x):
     check_of_schedule("rates", rates, 2, x)
+    require_device("rates", rates, "x", x)
     require_values("rates", rates, (rates >= 0) & (rates <= 1), "must be in [0, 1]")
     total = rates[..., 0] + rates[..., 1]
     require_values("rates", total, total <= 1 + 1e-9, "must sum to at most 1")

@@ -53,6 +53,7 @@ def transition_step_(
     temperature, or at 1 where that is 0. Rows that are not read, and bad ones: the canvas token (-1 for padding), stay, 0, -inf.
     """
     validate.transition_step(**locals())
+    coefficients = coefficients.to(x.device)
     guided = redraw == "guidance"  # the posteriors are combined, not the logits
     filters = Filters(top_k, top_p, min_p, filter_order, drop_crossing, keep_ties)
     between = None if guided else uncond_logits

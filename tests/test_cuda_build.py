@@ -84,9 +84,11 @@ def test_instructions_per_logit(dtype, most):
 
 def test_the_cheapest_way_round():
     """A loop of four blocks with a costly branch: the way that makes the loads and no store is found."""
-    blocks = [["MUFU.EX2 R1, R1"], ["LDG.E.128 R0"] * 4, ["IADD"] * 9, ["STG.E.128 R0"]]
+    copies, reads = ["LDGSTS.E.BYPASS.128 [R0]"] * 4, ["LDS.128 R0, [R1]"] * 4
+    blocks = [["MUFU.EX2 R1, R1"] * 2, copies + reads, ["IADD"] * 9, ["STG.E.128 R0"]]
     edges = [{1, 3}, {0, 2}, {0}, {1}]
-    assert sass.around(blocks, edges, 0, stores=0) == 5
-    assert sass.around(blocks, edges, 0, stores=1) == 6
-    with pytest.raises(LookupError):
-        sass.around(blocks[:1], [{0}], 0, stores=0)
+    assert sass.around(blocks, edges, 2, stores=0) == 10
+    assert sass.around(blocks, edges, 2, stores=1) == 11
+    for exps in (9, -9):  # more than there are; so few that these are of something else
+        with pytest.raises(LookupError):
+            sass.around(blocks, edges, exps, stores=0)

@@ -51,6 +51,13 @@ CASES = [
     ("draw_tokens", 1, dict(logits=torch.zeros(B, W, V)), E, "logits: must be 2-dimensional, [R, V], got [2, 4, 10]"),
     ("draw_tokens", 0, dict(logits=torch.zeros(B, W, 0)), E, "logits: the vocabulary must not be empty, got [2, 4, 0]"),
     (
+        "draw_tokens",
+        0,
+        dict(logits=torch.zeros(1).expand(B, W, 2**30 + 1)),
+        E,
+        "logits: the vocabulary must have at most 2^30 tokens, got [2, 4, 1073741825]",
+    ),
+    (
         "denoise_step_",
         0,
         dict(logits=torch.zeros(B, W, 2 * V)[..., ::2]),

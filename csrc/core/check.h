@@ -196,6 +196,7 @@ inline void logits(const Array& z, Layout layout, const Array* x) {
     layout == kPacked ? dims("logits", z, "[R, V]", 2) : dims("logits", z, "[B, W, V]", 3);
   }
   require(z.shape[z.ndim - 1] >= 1, "logits", "the vocabulary must not be empty", z);
+  require(z.shape[z.ndim - 1] <= kMaxVocab, "logits", "the vocabulary must have at most 2^30 tokens", z);
   unit_stride("logits", z);
   if (x != nullptr && layout == kDense) covered("logits", z, *x);
 }
@@ -348,7 +349,6 @@ inline void noise_prior(int64_t mask_id, int64_t vocab, const Array& x) {
 // [1, n], [B, n] or [B, L, n] float64.
 inline void of_schedule(const char* argument, const Array& a, int64_t n, const Array& x) {
   dtype(argument, a, {kFloat64});
-  on_device(argument, a, "x", x);
   has_shape(argument, a, {{1, n}, {x.shape[0], n}, {x.shape[0], x.shape[1], n}});
   unit_stride(argument, a);
 }
@@ -363,12 +363,14 @@ inline void no_way_to_no_mask(const char* argument, Array a, int64_t column, int
 
 inline void coefficients(const TransitionArgs& a) {
   of_schedule("coefficients", a.coefficients, kTransitionSize, a.decide.x);
+  if (!is_host_row(a.coefficients)) on_device("coefficients", a.coefficients, "x", a.decide.x);
   values<double>("coefficients", a.coefficients, [](double v) { return std::isfinite(v); }, "must be finite");
   no_way_to_no_mask("coefficients", a.coefficients, 7, a.mask_id);  // of a token: Bridge::mask
 }
 
 inline void rates(const NoisingArgs& a) {
   of_schedule("rates", a.rates, 2, a.x);
+  on_device("rates", a.rates, "x", a.x);
   values<double>("rates", a.rates, [](double v) { return v >= 0 && v <= 1; }, "must be in [0, 1]");
   for (int64_t i = 0; a.rates.device < 0 && i < numel(a.rates) / 2; ++i) {
     const int64_t width = a.rates.ndim == 3 ? a.rates.shape[1] : 1;

@@ -8,6 +8,7 @@ namespace dlm {
 
 constexpr int64_t kMaxChunks = 32;
 constexpr int64_t kMinChunk = 1024;
+constexpr int64_t kMaxVocab = int64_t{1} << 30;  // inside a row an int counts
 
 DLM_HD int64_t chunk_size(int64_t vocab) {
   const int64_t even = max_of(kMinChunk, (vocab + kMaxChunks - 1) / kMaxChunks);

@@ -32,7 +32,7 @@ DLM_HD void store_unmoved(const TransitionOutputs& out, const Array& x, int64_t 
 }
 
 // The only way a step changes the canvas: with the trace.
-DLM_HD void write(const DecideParams& d, const Place& at, const TraceEvent& event) {
+DLM_HD_CALL void write(const DecideParams& d, Place at, TraceEvent event) {
   if (given(d.trace.positions)) record(d.trace, int_at(d.trace.step, 0), at, event);
   store_int(d.x.data, d.x.dtype, at.b * d.x.stride[0] + at.p * d.x.stride[1], event.after);
 }

@@ -11,7 +11,7 @@
 namespace dlm {
 
 // 1 / T, with T kept where float exponents can hold it; nobody samples outside.
-DLM_HD double inverse_temperature(float t) { return 1.0 / min_of(max_of(static_cast<double>(t), 1e-30), 1e30); }
+DLM_HD_CALL double inverse_temperature(float t) { return 1.0 / min_of(max_of(static_cast<double>(t), 1e-30), 1e30); }
 
 struct RowLaw {
   double beta = 1;       // 1 / T of the confidence law
@@ -31,8 +31,8 @@ DLM_HD RowLaw row_law(float temperature, int32_t confidence_from, bool tilt) {
 
 // The uniform number of a row for `stream`: the caller's, in this column where a step needs several, or the one keyed
 // by (seed, position, step).
-DLM_HD double row_uniform(const DrawParams& d, const Geometry& g, int64_t row, const Place& at,
-                          Stream stream = kStreamDraw, int64_t column = 0) {
+DLM_HD_CALL double row_uniform(const DrawParams& d, const Geometry& g, int64_t row, Place at,
+                               Stream stream = kStreamDraw, int64_t column = 0) {
   if (given(d.uniform)) {
     const int64_t offset = row_offset(g, d.uniform, row) + column * d.uniform.stride[d.uniform.ndim - 1];
     return static_cast<const double*>(d.uniform.data)[offset];

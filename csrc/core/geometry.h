@@ -41,7 +41,7 @@ DLM_HD int64_t quotient(int64_t a, int64_t b) {
   return a / b;
 }
 
-DLM_HD Place place_of(const Geometry& g, int64_t r) {
+DLM_HD_CALL Place place_of(const Geometry& g, int64_t r) {
   Place at = {-1, -1};
   if (g.packed) {
     const int64_t flat = int_at(g.rows, r);
@@ -73,14 +73,14 @@ inline void for_each_place(const Geometry& g, Visit visit) {
 }
 
 // Element offset of row r in a rows-shaped view, 64-bit throughout: 4096 rows of 262144 logits pass 2^30.
-DLM_HD int64_t row_offset(const Geometry& g, const Array& a, int64_t r) {
+DLM_HD_CALL int64_t row_offset(const Geometry& g, const Array& a, int64_t r) {
   if (a.ndim < 2 || g.packed || g.width == 0) return r * a.stride[0];
   const int64_t b = quotient(r, g.width);
   return b * a.stride[0] + (r - b * g.width) * a.stride[1];
 }
 
 // The logits row that speaks for row r's position: with shift -1 the one before; the first speaks for itself too.
-DLM_HD int64_t logits_offset(const Geometry& g, const Array& logits, int64_t r) {
+DLM_HD_CALL int64_t logits_offset(const Geometry& g, const Array& logits, int64_t r) {
   if (g.packed) return r * logits.stride[0];
   if (logits.ndim == 2) return max_of<int64_t>(0, r + g.shift) * logits.stride[0];
   const int64_t b = quotient(r, g.width), i = max_of<int64_t>(0, r - b * g.width + g.shift);
@@ -91,7 +91,7 @@ DLM_HD bool flag_at(const Array& flags, const Place& at) {  // of [B, L] bool; f
   return given(flags) && static_cast<const bool*>(flags.data)[at.b * flags.stride[0] + at.p * flags.stride[1]];
 }
 
-DLM_HD int64_t token_on_canvas(const Array& x, const Place& at) {
+DLM_HD_CALL int64_t token_on_canvas(const Array& x, Place at) {
   if (at.b < 0 || at.p < 0 || at.p >= x.shape[1]) return -1;
   return load_int(x.data, x.dtype, at.b * x.stride[0] + at.p * x.stride[1]);
 }
@@ -102,7 +102,7 @@ DLM_HD bool is_open(const DecideParams& d, const Place& at) {
 }
 
 // Whether a step may write this position; only its logits are read.
-DLM_HD bool is_candidate(const DecideParams& d, const Place& at) {
+DLM_HD_CALL bool is_candidate(const DecideParams& d, Place at) {
   const int64_t stop = d.window_stop < 0 ? d.x.shape[1] : d.window_stop;
   if (at.b < 0 || at.p < 0 || at.p >= d.x.shape[1] || at.p < d.window_start || at.p >= stop) return false;
   if ((d.writes & (is_open(d, at) ? kMask : kToken)) == 0) return false;

@@ -46,6 +46,11 @@ DLM_HD const double* of_schedule(const Array& numbers, const Place& at) {
   return static_cast<const double*>(numbers.data) + offset;
 }
 
+// Numbers that are the same for all may stay on the host: a step takes them with it.
+inline bool is_host_row(const Array& numbers) {
+  return numbers.device < 0 && numbers.ndim == 2 && numbers.shape[0] == 1;
+}
+
 DLM_HD Transition transition_at(const Array& coefficients, const Place& at) {
   return transition_from(of_schedule(coefficients, at));
 }
@@ -128,9 +133,8 @@ DLM_HD double odds_of(const RowLaw& law, const RowStats& stats, const Current& c
 }
 
 // The route of a position that holds `current`, whose row has these statistics.
-DLM_HD Route choose_route(const Array& coefficients, int64_t mask_id, const Resolved& r, const RowLaw& law,
-                          const RowStats& stats, const Place& at, const Current& current, double u) {
-  const Transition t = transition_at(coefficients, at);
+DLM_HD Route choose_route(const Transition& t, int64_t mask_id, const Resolved& r, const RowLaw& law,
+                          const RowStats& stats, const Current& current, double u) {
   const double support = static_cast<double>(noise_support(r.vocab, mask_id));
   const double odds =
       leave_one_out_odds(odds_of(law, stats, current), t.evidence, support, r.tempered_after ? law.beta : 1);

@@ -99,8 +99,8 @@ class Mover {
 
   Redrawn take_route(const RowJob& job, const ChunkStats* chunks, const RowStats& stats, int64_t row, const Place& at,
                      const Current& current) const {
-    const Route route =
-        choose_route(a_.coefficients, a_.mask_id, r_, job.law, stats, at, current, uniform(row, at, kStreamRoute, 0));
+    const Route route = choose_route(transition_at(a_.coefficients, at), a_.mask_id, r_, job.law, stats, current,
+                                     uniform(row, at, kStreamRoute, 0));
     if (route == kRemask) return {route, a_.mask_id};
     if (route == kNoise) {
       const int64_t support = noise_support(r_.vocab, a_.mask_id);

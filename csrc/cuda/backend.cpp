@@ -1,5 +1,6 @@
 #include "backend.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "../core/carve.h"
@@ -19,9 +20,9 @@ constexpr int64_t kFusedSequences = kMaxCounters / 2;
 constexpr int64_t kSharedRows = 4096;
 
 // Blocks that run at once on a multiprocessor (rows.h asks the compiler for them), and how many times over the device
-// is to be filled: too few blocks leave it idle at the end, too many finish rows they hardly share.
-constexpr int64_t kBlocksPerMultiprocessor = 5;
-constexpr int64_t kWaves = 2;
+// is filled where it cannot run all rows at once: while some finish theirs, others keep the memory busy.
+constexpr int64_t kBlocksPerMultiprocessor = 4;
+constexpr int64_t kWaves = 4;
 
 struct Scratch {
   Partial* parts;
@@ -59,9 +60,11 @@ SortSpace sort_space(const Geometry& g, const Scratch& scratch) {
   return space;
 }
 
+// Few rows are shared by as many blocks as run at once; of many, blocks take turns.
 int32_t split_of(int64_t rows, int64_t vocab) {
-  const int64_t wanted = kWaves * kBlocksPerMultiprocessor * multiprocessors() / max_of<int64_t>(1, rows);
-  return static_cast<int32_t>(min_of(num_chunks(vocab), next_power_of_two(wanted)));
+  const int64_t at_once = kBlocksPerMultiprocessor * multiprocessors(), each = at_once / max_of<int64_t>(1, rows);
+  const int64_t wanted = each >= 2 ? next_power_of_two(each / 2 + 1) : next_power_of_two(kWaves * at_once / rows);
+  return static_cast<int32_t>(min_of(num_chunks(vocab), wanted));
 }
 
 RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const Scratch& scratch) {
@@ -140,7 +143,12 @@ void transition_step(const TransitionArgs& a, const Resolved& r, void* scratch, 
   job.args.step.draw = a.draw;
   job.args.step.decide = a.decide;
   job.args.mask_id = a.mask_id;
-  job.coefficients = a.coefficients;
+  job.coefficients.is_row = is_host_row(a.coefficients);
+  if (job.coefficients.is_row) {
+    std::copy_n(static_cast<const double*>(a.coefficients.data), kTransitionSize, job.coefficients.row);
+  } else {
+    job.coefficients.array = a.coefficients;
+  }
   job.level = a.level;
   if (r.redraw == kGuidance) std::swap(job.other, job.args.step.sweep.uncond);  // posteriors are combined, not logits
   job.transition_out = a.out;

@@ -35,24 +35,25 @@ __device__ T block_reduce(T v, Join join) {
   if (threadIdx.x % kWarp == 0) part[threadIdx.x / kWarp] = v;
   __syncthreads();
   v = part[0];
+#pragma unroll 1
   for (unsigned w = 1; w < blockDim.x / kWarp; ++w) v = join(v, part[w]);
   __syncthreads();  // `part` is free for the next call
   return v;
 }
 
-__device__ inline int block_min(int v) {
+__device__ DLM_NOINLINE inline int block_min(int v) {
   return block_reduce(v, [](int a, int b) { return min_of(a, b); });
 }
-__device__ inline int block_max(int v) {
+__device__ DLM_NOINLINE inline int block_max(int v) {
   return block_reduce(v, [](int a, int b) { return max_of(a, b); });
 }
-__device__ inline float block_max(float v) {
+__device__ DLM_NOINLINE inline float block_max(float v) {
   return block_reduce(v, [](float a, float b) { return fmaxf(a, b); });
 }
-__device__ inline int block_sum(int v) {
+__device__ DLM_NOINLINE inline int block_sum(int v) {
   return block_reduce(v, [](int a, int b) { return a + b; });
 }
-__device__ inline float block_sum(float v) {
+__device__ DLM_NOINLINE inline float block_sum(float v) {
   return block_reduce(v, [](float a, float b) { return a + b; });
 }
 
@@ -88,7 +89,7 @@ __device__ T warp_scan(T v, Join join = {}) {
 }
 
 template <class T, class Join = Plus>
-__device__ Scan<T> block_scan(T v, Join join = {}) {
+__device__ DLM_NOINLINE Scan<T> block_scan(T v, Join join = {}) {
   DLM_SHARED(T, total, [kWarp]);
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const T in_warp = warp_scan(v, join);
@@ -98,6 +99,7 @@ __device__ Scan<T> block_scan(T v, Join join = {}) {
   Scan<T> out;
   T start = 0;
   out.total = 0;
+#pragma unroll 1
   for (unsigned w = 0; w < blockDim.x / kWarp; ++w) {
     if (w == warp) start = out.total;
     out.total = join(out.total, total[w]);
@@ -119,7 +121,7 @@ __device__ inline float warp_max(float v) { return from_ordered(__reduce_max_syn
 
 // What every thread of the block wrote to global memory is visible to every thread of the block for which this returns
 // true: the last of `count` blocks to call it. The counter starts at 0 and is 0 again then, so nobody has to clear it.
-__device__ inline bool last_to_arrive(unsigned* counter, unsigned count) {
+__device__ DLM_NOINLINE inline bool last_to_arrive(unsigned* counter, unsigned count) {
   DLM_SHARED(int, last);
   __syncthreads();
   if (count > 1) {

@@ -87,15 +87,15 @@ __device__ void each_of_warp(const Source& source, int64_t vocab, int64_t begin,
   for (int tile = 0; tile < size; tile += Source::kTile) {
     typename Source::Vector vector[Source::kTileVectors];
     source.load_tile(begin, tile, size, vector);
-#pragma unroll
-    for (int i = 0; i < Source::kTileVectors; ++i) {
+#pragma unroll 1
+    for (int i = 0; i < Source::kTileVectors; ++i, shift_down(vector)) {
       const int at = tile + i * Source::kTurn + static_cast<int>(threadIdx.x) * Source::kLogits;
       unsigned left = 0;
-      vector[i].each([&](int k, float z) { left |= wanted(source.effective(z), at + k) ? 1u << k : 0; });
+      vector[0].each([&](int k, float z) { left |= wanted(source.effective(z), at + k) ? 1u << k : 0; });
 #pragma unroll 1
       for (; left != 0; left &= left - 1) {
         const int k = __ffs(static_cast<int>(left)) - 1;
-        body(source.effective(vector[i].at(k)), at + k);
+        body(source.effective(vector[0].at(k)), at + k);
       }
     }
   }

@@ -12,15 +12,41 @@ struct Verdict {
   bool open = true;  // of a candidate: whether its position is
 };
 
-// Bitonic; `size` is a power of two. Generic addresses: shared memory where the rows fit, global where they do not.
-template <class Before>
-__device__ void block_sort(Ranked* ranked, int64_t size, Before before) {
-  for (int64_t run = 2; run <= size; run *= 2) {
-    for (int64_t gap = run / 2; gap > 0; gap /= 2) {
-      for (int64_t i = threadIdx.x; i < size / 2; i += blockDim.x) {
-        const int64_t low = (i & ~(gap - 1)) * 2 | (i & (gap - 1)), high = low | gap;
+// Up to so many each count the ones before them, which takes no barriers: a few hundred cycles.
+constexpr uint32_t kCounted = 128;
+
+// n rows, in space for the next power of two: shared memory where they fit, global where they do not.
+template <bool (*kBefore)(const Ranked&, const Ranked&)>
+__device__ DLM_NOINLINE void block_sort(Ranked* ranked, uint32_t n) {
+  if (n <= min_of(kCounted, blockDim.x)) {
+    Ranked mine;
+    uint32_t before = 0;
+    if (threadIdx.x < n) {
+      mine = ranked[threadIdx.x];
+#pragma unroll 1
+      for (uint32_t i = 0; i < n; ++i) {
+        const Ranked other = ranked[i];
+        before += kBefore(other, mine) || (i < threadIdx.x && !kBefore(mine, other));
+      }
+    }
+    __syncthreads();
+    if (threadIdx.x < n) ranked[before] = mine;
+    __syncthreads();
+    return;
+  }
+  uint32_t size = 1;  // bitonic
+  while (size < n) size *= 2;
+  for (uint32_t i = n + threadIdx.x; i < size; i += blockDim.x) ranked[i] = {-kInfinity, INT64_MAX, -1};
+  __syncthreads();
+#pragma unroll 1
+  for (uint32_t run = 2; run <= size; run *= 2) {
+#pragma unroll 1
+    for (uint32_t gap = run / 2; gap > 0; gap /= 2) {
+#pragma unroll 1
+      for (uint32_t i = threadIdx.x; i < size / 2; i += blockDim.x) {
+        const uint32_t low = (i & ~(gap - 1)) * 2 | (i & (gap - 1)), high = low | gap;
         const Ranked a = ranked[low], b = ranked[high];
-        if (before(b, a) == ((low & run) == 0)) ranked[low] = b, ranked[high] = a;
+        if (kBefore(b, a) == ((low & run) == 0)) ranked[low] = b, ranked[high] = a;
       }
       __syncthreads();
     }
@@ -37,9 +63,10 @@ __device__ inline RowRange rows_of(const Geometry& g, int64_t b) {
 }
 
 // How many rows belong to sequences in [first, last). Packed rows may come in any order.
-__device__ inline int64_t count_rows(const Geometry& g, int64_t first, int64_t last) {
+__device__ DLM_NOINLINE inline int64_t count_rows(const Geometry& g, int64_t first, int64_t last) {
   if (!g.packed) return (last - first) * g.width;
   int count = 0;
+#pragma unroll 1
   for (int64_t row = threadIdx.x; row < g.num_rows; row += blockDim.x) {
     const int64_t flat = int_at(g.rows, row);  // no division: flat / L is in [first, last)
     count += flat >= first * g.length && flat < last * g.length;
@@ -82,17 +109,16 @@ __device__ int64_t accept_ranked(const RuleParams& rule, const Ranked* ranked, i
 
 // The same for a rule that looks at neighbours, which sorts again: a thread decides a run.
 template <class Value>
-__device__ int64_t accept_among_neighbours(const RuleParams& rule, Ranked* ranked, int64_t n, int64_t size,
-                                           Value value) {
+__device__ int64_t accept_among_neighbours(const RuleParams& rule, Ranked* ranked, int64_t n, Value value) {
   const int64_t best = n > 0 ? ranked[0].row : -1;
   __syncthreads();
-  block_sort(ranked, size, stands_before);
+  block_sort<stands_before>(ranked, static_cast<uint32_t>(n));
   int chosen = 0;
   for (int64_t r = threadIdx.x; r < n; r += blockDim.x) {
     if (begins_run(ranked, r)) chosen += static_cast<int>(choose_in_run(rule, ranked, r, n, best, value));
   }
   chosen = block_sum(chosen);
-  block_sort(ranked, size, ranks_before);
+  block_sort<ranks_before>(ranked, static_cast<uint32_t>(n));
   return chosen;
 }
 
@@ -106,6 +132,7 @@ __device__ Standing rank_sequence(const Geometry& g, const RuleParams& rule, int
   if (threadIdx.x < kNumCounts) count[threadIdx.x] = 0;
   __syncthreads();
   const RowRange range = rows_of(g, b);
+#pragma unroll 1
   for (int64_t row = range.begin + threadIdx.x; row < range.end; row += blockDim.x) {
     const Place at = place_of(g, row);
     if (at.b != b) continue;
@@ -116,12 +143,8 @@ __device__ Standing rank_sequence(const Geometry& g, const RuleParams& rule, int
   }
   __syncthreads();
   const int64_t n = count[kNumEligible];
-  int64_t size = min_of<int64_t>(1, n);  // an empty sequence has no space at all
-  while (size < n) size *= 2;
-  for (int64_t i = n + threadIdx.x; i < size; i += blockDim.x) ranked[i] = {-kInfinity, INT64_MAX, -1};
-  __syncthreads();
-  block_sort(ranked, size, ranks_before);
-  const int64_t accepted = sees_neighbours(rule.rule) ? accept_among_neighbours(rule, ranked, n, size, value)
+  block_sort<ranks_before>(ranked, static_cast<uint32_t>(n));
+  const int64_t accepted = sees_neighbours(rule.rule) ? accept_among_neighbours(rule, ranked, n, value)
                                                       : accept_ranked(rule, ranked, n, value, entropy);
   return {count[kNumOpen], count[kNumFilled], n, count[kNumBad], accepted};
 }

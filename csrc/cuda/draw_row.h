@@ -7,7 +7,7 @@
 
 namespace dlm::cuda {
 
-__device__ inline RowLaw law_of(const RowsJob& job, const Place& at) {
+__device__ DLM_NOINLINE inline RowLaw law_of(const RowsJob& job, Place at) {
   const float temperature = float_at(job.args.step.sweep.temperature, at.b);
   RowLaw law = row_law(temperature, job.resolved.confidence_from, job.tilt);
   if (job.op == RowsOp::kRowStats) law.beta = inverse_temperature(temperature), law.draw_beta = 0;

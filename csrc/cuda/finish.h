@@ -164,13 +164,17 @@ class Finisher {
   template <class Body>
   __device__ void each_vector(int64_t begin, int size, int offset, int stride, int stop, bool cut, Body body) const {
     const Cutoff cutoff = cutoff_of(cut), here = {cutoff.z, offset_in(begin, size_, cutoff.index)};
-#pragma unroll 1  // once per row: registers are worth more here than a few cycles
-    for (int at = offset; at < stop; at += stride) {
-      auto vector = source_.load(begin + at, size - at);
+    auto next = Source::Vector::none();
+#pragma unroll 1  // once per row: registers are worth more here than a few cycles, but not than a trip to memory
+    for (int at = offset - stride; at < stop; at += stride) {
+      auto vector = next;
+      if (at + stride < stop) next = source_.load(begin + at + stride, size - at - stride);
+      if (at < offset) continue;
       const auto exclude = [&](int64_t id) {
         const int64_t i = id - begin - at;
         vector.exclude(i >= 0 && i < Source::kLogits ? static_cast<int>(i) : -1);
       };
+#pragma unroll 1
       for (int s = 0; s < source_.num_suppressed(); ++s) exclude(source_.suppressed(s));
       if (skipped_ >= 0) exclude(skipped_);
       if (cut) vector.filter([&](int i, float z) { return keeps(here, source_.effective(z), at + i); });

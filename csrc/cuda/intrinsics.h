@@ -29,6 +29,9 @@ inline uint4 load_once(const void* p) {
 }
 
 template <class T>
+inline void keep_address(T**) {}
+
+template <class T>
 inline T half_of(uint32_t word, int side) {
   return {static_cast<uint16_t>(side == 0 ? word & 0xffffu : word >> 16)};
 }
@@ -68,6 +71,12 @@ __device__ inline float reciprocal_approx(float v) {
   float r;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
   return r;
+}
+
+// From here on the address is what it is: it is not worked out again wherever it is used.
+template <class T>
+__device__ inline void keep_address(T** address) {
+  asm volatile("" : "+l"(*address));
 }
 
 __device__ inline uint4 load_once(const void* p) {

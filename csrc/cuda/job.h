@@ -33,15 +33,26 @@ struct RowRecords {
 // The first two know no sequences.
 enum class RowsOp : int32_t { kRowStats, kDraw, kStep, kRenoise, kTransition };
 
+// Of a transition: the caller's array, or what a host's row of it holds.
+struct Coefficients {
+  union {
+    Array array;
+    double row[kTransitionSize];
+  };
+  bool is_row = false;
+
+  Coefficients() : array() {}
+};
+
 struct RowsJob {
   RowsOp op = RowsOp::kRowStats;
-  bool fused = false;  // sequences are finished in the same launch
-  bool tilt = false;   // entropy wanted
-  int32_t split = 1;   // blocks per row
-  RenoiseArgs args;    // of which each op fills in what it has; row_stats' `given` is the draw's `current`
-  Array coefficients;  // kTransition; so are the next two
-  Array other;         // logits of the other posterior
-  double level = 0;    // of the redraw
+  bool fused = false;         // sequences are finished in the same launch
+  bool tilt = false;          // entropy wanted
+  int32_t split = 1;          // blocks per row
+  RenoiseArgs args;           // of which each op fills in what it has; row_stats' `given` is the draw's `current`
+  Coefficients coefficients;  // kTransition; so are the next two
+  Array other;                // logits of the other posterior
+  double level = 0;           // of the redraw
   Resolved resolved;
   RowStatsOutputs stats_out;
   DrawOutputs draw_out;

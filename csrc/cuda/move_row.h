@@ -13,6 +13,11 @@ __device__ Current held(const RowsJob& job, const Source& source, int64_t token,
   return holding(source, token, job.resolved.vocab, cutoff);
 }
 
+__device__ inline Transition transition_of(const RowsJob& job, const Place& at) {
+  const Coefficients& c = job.coefficients;
+  return c.is_row ? transition_from(c.row) : transition_at(c.array, at);
+}
+
 // One thread's work, as in score_row.
 template <class Source>
 __device__ DLM_NOINLINE Route route_of(const RowsJob& job, int64_t row, RowStats stats) {
@@ -22,7 +27,7 @@ __device__ DLM_NOINLINE Route route_of(const RowsJob& job, int64_t row, RowStats
   const Source source(step.sweep, r.geometry, row);
   const double u = row_uniform(step.draw, r.geometry, row, at, kStreamRoute, 0);
   const Current current = held(job, source, token_on_canvas(step.decide.x, at), cutoff_of(cuts(job)));
-  return choose_route(job.coefficients, job.args.mask_id, r, law_of(job, at), stats, at, current, u);
+  return choose_route(transition_of(job, at), job.args.mask_id, r, law_of(job, at), stats, current, u);
 }
 
 // Likewise. `drawn`: what the model's route leads to, -1 if it has nothing but x_t to offer; of redraws the noise's
@@ -60,19 +65,28 @@ __device__ DLM_NOINLINE void store_move(const RowsJob& job, int64_t row, RowStat
   write(step.decide, at, event);
 }
 
+// Of a row that has been swept, and cut where there are filters; argmax < 0: it is bad. A call: no more of a row is
+// kept in registers than this.
+template <class Source>
+__device__ DLM_NOINLINE RowStats stats_of(const RowsJob& job, const Array& logits, int64_t row) {
+  const Resolved& r = job.resolved;
+  const RowLaw law = law_of(job, place_of(r.geometry, row));
+  const Source source(job.args.step.sweep, logits, r.geometry, row);
+  const Partial* const parts = job.parts + row * num_chunks(r.vocab) * kWarps;
+  const Finisher<Source> finisher(source, r.vocab, law, parts, cuts(job), cuts(job));
+  return finisher.bad() ? RowStats{} : finisher.stats();
+}
+
 // The block that completes the row calls.
 template <class Source>
 __device__ DLM_NOINLINE void finish_move(const RowsJob& job, int64_t row) {
   const Resolved& r = job.resolved;
   const Place at = place_of(r.geometry, row);
-  const RowLaw law = law_of(job, at);
-  const Source source(job.args.step.sweep, r.geometry, row);
-  Finisher<Source> finisher(source, r.vocab, law, job.parts + row * num_chunks(r.vocab) * kWarps, cuts(job), cuts(job));
-  if (finisher.bad()) {
+  const RowStats stats = stats_of<Source>(job, job.args.step.sweep.logits, row);
+  if (stats.argmax < 0) {
     if (threadIdx.x == 0) store_unread(job, row, at, kBad);
     return;
   }
-  const RowStats stats = finisher.stats();
   DLM_SHARED(int, chosen, );  // one thread's choice: all go the same way, whatever becomes of the canvas meanwhile
   DLM_SHARED(int64_t, current, );
   if (threadIdx.x == 0) {
@@ -82,7 +96,11 @@ __device__ DLM_NOINLINE void finish_move(const RowsJob& job, int64_t row) {
   __syncthreads();
   const Route route = static_cast<Route>(chosen);
   int64_t drawn = stats.argmax;
+  const RowLaw law = law_of(job, at);
   if (route == kModel && law.draw_beta > 0) {
+    const Source source(job.args.step.sweep, r.geometry, row);
+    const Partial* const parts = job.parts + row * num_chunks(r.vocab) * kWarps;
+    Finisher<Source> finisher(source, r.vocab, law, parts, cuts(job), cuts(job));
     if (current >= 0 && current < r.vocab) finisher.leave_out(current);
     drawn = finisher.draw(row_uniform(job.args.step.draw, r.geometry, row, at, kStreamDraw, 1));
   }

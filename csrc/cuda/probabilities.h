@@ -35,12 +35,12 @@ __device__ void store_probabilities(const Source& source, int64_t vocab, const R
   for (int64_t tile = 0; tile < vocab; tile += Source::kTile) {
     typename Source::Vector vector[Source::kTileVectors];
     source.load_tile(tile, 0, static_cast<int>(min_of<int64_t>(Source::kTile, vocab - tile)), vector);
-#pragma unroll
-    for (int i = 0; i < Source::kTileVectors; ++i) {
+#pragma unroll 1
+    for (int i = 0; i < Source::kTileVectors; ++i, shift_down(vector)) {
       const int64_t at = tile + i * Source::kTurn + static_cast<int>(threadIdx.x) * kLogits;
-      if (cut) vector[i].filter([&](int k, float z) { return keeps(cutoff, source.effective(z), at + k); });
+      if (cut) vector[0].filter([&](int k, float z) { return keeps(cutoff, source.effective(z), at + k); });
       float p[kLogits];
-      vector[i].each([&](int k, float z) { p[k] = exp2_approx((source.effective(z) - stats.max) * scale) * share; });
+      vector[0].each([&](int k, float z) { p[k] = exp2_approx((source.effective(z) - stats.max) * scale) * share; });
       if (at < vocab) {
         store_bfloat16(p, out + at, static_cast<int>(min_of<int64_t>(kLogits, vocab - at)), aligned);
       }

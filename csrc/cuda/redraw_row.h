@@ -44,7 +44,7 @@ __device__ inline Posterior posterior_of(const RowsJob& job, const RowLaw& law, 
                                          const Current& current) {
   const int64_t mask_id = job.args.mask_id;
   const double support = static_cast<double>(noise_support(job.resolved.vocab, mask_id));
-  const Transition t = transition_at(job.coefficients, at);
+  const Transition t = transition_of(job, at);
   const double odds = odds_against(stats, current.token, current.z, law.beta);
   const double shifted = leave_one_out_odds(odds, t.evidence, support, job.resolved.tempered_after ? law.beta : 1);
   return posterior(t, odds, shifted, is_mask(current.token, mask_id), support);
@@ -62,25 +62,13 @@ __device__ DLM_NOINLINE inline void fill_weights(const RowsJob& job, int64_t row
   weights->level = job.level;
   weights->cond = posterior_of(job, law, stats, at, {token, z});
   if (weights->kind == kGuidance) weights->uncond = posterior_of(job, law, other, at, {token, z_other});
-  weigh_ends(weights, transition_at(job.coefficients, at), probability(stats, {token, z}, law.beta),
+  weigh_ends(weights, transition_of(job, at), probability(stats, {token, z}, law.beta),
              static_cast<double>(noise_support(job.resolved.vocab, job.args.mask_id)));
   weighing->cond = shares_of(stats, law);
   weighing->uncond = shares_of(other, law);
   weighing->current = token;
   weighing->mask_id = job.args.mask_id;
   weighing->vocab = job.resolved.vocab;
-}
-
-// Of a row that has been swept, and cut where there are filters; argmax < 0: it is bad. A call, and so is the next: no
-// more of a row is kept in registers than this.
-template <class Source>
-__device__ DLM_NOINLINE RowStats stats_of(const RowsJob& job, const Array& logits, int64_t row) {
-  const Resolved& r = job.resolved;
-  const RowLaw law = law_of(job, place_of(r.geometry, row));
-  const Source source(job.args.step.sweep, logits, r.geometry, row);
-  const Partial* const parts = job.parts + row * num_chunks(r.vocab) * kWarps;
-  const Finisher<Source> finisher(source, r.vocab, law, parts, cuts(job), cuts(job));
-  return finisher.bad() ? RowStats{} : finisher.stats();
 }
 
 // Of the other row, which this block alone sweeps, in the space of the first.
@@ -90,7 +78,8 @@ __device__ DLM_NOINLINE RowStats stats_of_other(const RowsJob& job, int64_t row)
   const int chunks = static_cast<int>(num_chunks(r.vocab));
   const RowLaw law = law_of(job, place_of(r.geometry, row));
   const Source source(job.args.step.sweep, job.other, r.geometry, row);
-  sweep_chunks<kPlain>(source, law, r.vocab, 0, chunks, job.parts + row * chunks * kWarps);
+  sweep_chunks<kPlain>(source, law, r.vocab, 0, chunks, job.parts + row * chunks * kWarps,
+                       feed_space<Source>(cuts(job)));
   __syncthreads();
   if (cuts(job)) cut_row<Source>(job, job.other, row);
   return stats_of<Source>(job, job.other, row);

@@ -3,6 +3,8 @@
 // row of a sequence to arrive decides and commits it. Nobody waits for anybody.
 #pragma once
 
+#include <type_traits>
+
 #include "cut_row.h"
 #include "draw_row.h"
 #include "launch.h"
@@ -21,56 +23,70 @@ template <int kFlags, class Source>
 __device__ void sweep_part(const RowsJob& job, const Source& source, const RowLaw& law, int64_t row, int part) {
   const int chunks = static_cast<int>(num_chunks(job.resolved.vocab));
   sweep_chunks<kFlags>(source, law, job.resolved.vocab, part * chunks / job.split, (part + 1) * chunks / job.split,
-                       job.parts + row * chunks * kWarps);
+                       job.parts + row * chunks * kWarps, feed_space<Source>(cuts(job)));
 }
 
-// Transitions have kernels of their own, and those with a second read again: the end of a row takes more registers
-// there.
-enum class Family : int { kDraws = 0, kMoves = 1, kRedraws = 2 };
+// Transitions have kernels of their own: the end of a row takes more registers there.
+enum class Family : int { kDraws = 0, kMoves = 1 };
 
 // Per multiprocessor: what registers allow without spilling (tests/test_cuda_build.py).
-constexpr int blocks_wanted(Mix mix, Family family) {
-  if (family == Family::kRedraws || (family == Family::kMoves && mix == Mix::kGuided)) return 3;
-  return family == Family::kMoves || mix != Mix::kPlain ? 4 : 5;
+constexpr int blocks_wanted(Family family) { return family == Family::kDraws ? 4 : 3; }
+
+// A copy of the job in shared memory, for what comes after the sweep: calls get it by its address, and a kernel's
+// arguments have none that is fast. Theirs behind the next barrier.
+__device__ inline const RowsJob& shared_copy(const RowsJob& job) {
+  static_assert(std::is_trivially_copyable_v<RowsJob> && sizeof(RowsJob) % sizeof(uint64_t) == 0);
+  struct alignas(16) Space {
+    unsigned char bytes[sizeof(RowsJob)];
+  };
+  DLM_SHARED(Space, copy, );
+  for (unsigned at = threadIdx.x * sizeof(uint64_t); at < sizeof(RowsJob); at += kThreads * sizeof(uint64_t)) {
+    memcpy(copy.bytes + at, reinterpret_cast<const unsigned char*>(&job) + at, sizeof(uint64_t));
+  }
+  return reinterpret_cast<const RowsJob&>(copy);
 }
 
 template <class T, Mix kMix, bool kWithTilt, Family kFamily = Family::kDraws>
-__global__ void __launch_bounds__(kThreads, blocks_wanted(kMix, kFamily))
-    rows_kernel(const __grid_constant__ RowsJob job) {
+__global__ void __launch_bounds__(kThreads, blocks_wanted(kFamily))
+    rows_kernel(const __grid_constant__ RowsJob argument) {
   using Source = RowSource<T, kMix>;
   constexpr int kFlags = kWithTilt ? kTilt : kPlain;
-  const Geometry& g = job.resolved.geometry;
-  const int64_t row = blockIdx.x / job.split;
-  const int part = static_cast<int>(blockIdx.x % job.split);
+  const Geometry& g = argument.resolved.geometry;
+  const int64_t row = blockIdx.x / argument.split;
+  const int part = static_cast<int>(blockIdx.x % argument.split);
   const Place at = place_of(g, row);
+  const bool wanted = is_wanted(argument, at);
 
-  if (job.fused && g.packed && blockIdx.x == 0) count_absent(job);
-  if (is_wanted(job, at)) {
-    const Source source(job.args.step.sweep, g, row);
-    const RowLaw law = law_of(job, at);
+  if (argument.fused && g.packed && blockIdx.x == 0) count_absent(argument);
+  if (!wanted && part != 0) return;
+  if (wanted) {
+    const Source source(argument.args.step.sweep, g, row);
+    const RowLaw law = law_of(argument, at);
     if (law.draw_beta > 0 && law.draw_beta != law.beta) {
-      sweep_part<kFlags | kTwoLaws>(job, source, law, row, part);
+      sweep_part<kFlags | kTwoLaws>(argument, source, law, row, part);
     } else {
-      sweep_part<kFlags>(job, source, law, row, part);
+      sweep_part<kFlags>(argument, source, law, row, part);
     }
-    if (!last_to_arrive(job.row_arrivals + row, static_cast<unsigned>(job.split))) return;
+  }
+  const RowsJob& job = shared_copy(argument);
+  if (!last_to_arrive(argument.row_arrivals + row, wanted ? static_cast<unsigned>(argument.split) : 1)) return;
+  if (wanted) {
     if (cuts(job)) cut_row<Source>(job, job.args.step.sweep.logits, row);
     if constexpr (kFamily == Family::kDraws) finish_draw<Source>(job, row);
-    if constexpr (kFamily == Family::kMoves) finish_move<Source>(job, row);
-    if constexpr (kFamily == Family::kRedraws) finish_redraw<Source>(job, row);
-  } else if (part != 0) {
-    return;
+    if constexpr (kFamily == Family::kMoves) {
+      job.resolved.redraw == kNoRedraw ? finish_move<Source>(job, row) : finish_redraw<Source>(job, row);
+    }
   } else if (threadIdx.x == 0) {
     store_unread(job, row, at, kClosed);
   }
-
-  if (job.fused) finish_fused(job, row);
+  if (job.fused) finish_fused<kFamily == Family::kMoves>(job, row);
 }
 
 inline void launch_kernel(void (*kernel)(RowsJob), const RowsJob& job, const SortSpace& space, void* stream) {
-  size_t shared = job.fused ? space.shared_bytes() : 0;
-  if (has_filters(job.args.step.sweep)) shared = max_of(shared, sizeof(CutSpace));
-  launch("rows", kernel, job.resolved.geometry.num_rows * job.split, kThreads, shared, stream, job);
+  const size_t sweeping = feed_offset(has_filters(job.args.step.sweep)) + kFeedBytes;
+  const size_t sorting = job.fused ? space.shared_bytes() : 0;
+  const int64_t blocks = job.resolved.geometry.num_rows * job.split;
+  launch("rows", kernel, blocks, kThreads, max_of(sweeping, sorting), stream, job);
 }
 
 // Each instantiated once per logit dtype, in draws_*.cu and moves_*.cu, which is where all the compile time goes.
@@ -86,16 +102,9 @@ void launch_draws_of(const RowsJob& job, const SortSpace& space, void* stream) {
 template <class T>
 void launch_moves_of(const RowsJob& job, const SortSpace& space, void* stream) {
   if (job.args.step.sweep.softcap > 0) launch_failed("rows", "no kernel for transitions of capped logits");
-  const bool guided = given(job.args.step.sweep.uncond);
-  if (job.resolved.redraw == kNoRedraw) {
-    launch_kernel(guided ? rows_kernel<T, Mix::kGuided, false, Family::kMoves>
-                         : rows_kernel<T, Mix::kPlain, false, Family::kMoves>,
-                  job, space, stream);
-  } else {
-    launch_kernel(guided ? rows_kernel<T, Mix::kGuided, false, Family::kRedraws>
-                         : rows_kernel<T, Mix::kPlain, false, Family::kRedraws>,
-                  job, space, stream);
-  }
+  const auto kernel = given(job.args.step.sweep.uncond) ? rows_kernel<T, Mix::kGuided, false, Family::kMoves>
+                                                        : rows_kernel<T, Mix::kPlain, false, Family::kMoves>;
+  launch_kernel(kernel, job, space, stream);
 }
 
 }  // namespace dlm::cuda

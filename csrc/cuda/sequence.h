@@ -17,6 +17,7 @@ __device__ inline void store_counts(const RowsJob& job, int64_t b, int64_t writt
 
 // Sequences that packed rows never mention have counts all the same. Rows are few here.
 __device__ inline void count_absent(const RowsJob& job) {
+#pragma unroll 1
   for (int64_t b = 0; b < job.args.step.decide.x.shape[0]; ++b) {
     if (count_rows(job.resolved.geometry, b, b + 1) > 0 || threadIdx.x != 0) continue;
     store_counts(job, b, 0, 0);
@@ -36,6 +37,7 @@ __device__ inline int count_sure(const RowsJob& job, int64_t b) {
   if (!given(d.ready)) return 0;
   const RowRange range = rows_of(job.resolved.geometry, b);
   int sure = 0;
+#pragma unroll 1
   for (int64_t row = range.begin + threadIdx.x; row < range.end; row += blockDim.x) {
     const Place at = place_of(job.resolved.geometry, row);
     sure += at.b == b && is_open(d, at) && is_sure(job, b, row);
@@ -44,8 +46,8 @@ __device__ inline int count_sure(const RowsJob& job, int64_t b) {
 }
 
 // only_sure: the ranking is restricted to them.
-__device__ inline Standing rank_records(const RowsJob& job, const RuleParams& rule, int64_t b, Ranked* ranked,
-                                        bool only_sure = false) {
+__device__ DLM_NOINLINE inline Standing rank_records(const RowsJob& job, RuleParams rule, int64_t b, Ranked* ranked,
+                                                     bool only_sure = false) {
   const RowRecords& records = job.records;
   return rank_sequence(
       job.resolved.geometry, rule, b, ranked,
@@ -69,6 +71,7 @@ __device__ inline int edit_rows(const RowsJob& job, int64_t b, const Standing& r
   const RowRange range = rows_of(r.geometry, b);
   const int64_t end = may_edit(d, b, rows.open) ? range.end : range.begin;
   int edited = 0, reopened = 0;
+#pragma unroll 1
   for (int64_t row = range.begin + threadIdx.x; row < end; row += blockDim.x) {
     const Place at = place_of(r.geometry, row);
     if (at.b != b || job.records.state[row] != kEligible || is_open(d, at)) continue;
@@ -100,6 +103,7 @@ __device__ inline void commit_rows(const RowsJob& job, int64_t b, Ranked* ranked
 __device__ inline int64_t num_committed(const DecideParams& d, int64_t b) {
   int count = 0;
   if (!given(d.committed)) return 0;
+#pragma unroll 1
   for (int64_t p = threadIdx.x; p < d.x.shape[1]; p += blockDim.x) count += flag_at(d.committed, Place{b, p});
   return block_sum(count);
 }
@@ -113,6 +117,7 @@ __device__ inline void renoise_rows(const RowsJob& job, int64_t b, Ranked* ranke
   rule.quota = max_of<int64_t>(0, max_of<int64_t>(0, rule.quota) - num_committed(d, b));
   const Standing rows = rank_records(job, rule, b, ranked);
   int changed = 0;
+#pragma unroll 1
   for (int64_t r = threadIdx.x; r < rows.eligible; r += blockDim.x) {
     const int64_t row = ranked[r].row;
     const Place at = {b, ranked[r].position};
@@ -125,6 +130,7 @@ __device__ inline void renoise_rows(const RowsJob& job, int64_t b, Ranked* ranke
   changed = block_max(changed);
   // Every warp adds them up, rank by rank in 32 lanes: the same sum in a block of any size.
   double entropy = 0;
+#pragma unroll 1
   for (int64_t r = threadIdx.x % kWarp; r < rows.eligible; r += kWarp) entropy += job.records.entropy[ranked[r].row];
   entropy = warp_reduce(entropy, [](double x, double y) { return x + y; });
   if (threadIdx.x != 0) return;
@@ -135,6 +141,7 @@ __device__ inline void renoise_rows(const RowsJob& job, int64_t b, Ranked* ranke
 __device__ inline void count_moves(const RowsJob& job, int64_t b) {
   const RowRange range = rows_of(job.resolved.geometry, b);
   int changed = 0, bad = 0;
+#pragma unroll 1
   for (int64_t row = range.begin + threadIdx.x; row < range.end; row += blockDim.x) {
     if (place_of(job.resolved.geometry, row).b != b) continue;
     changed += job.records.state[row] == kChanged;
@@ -154,14 +161,19 @@ __device__ inline void finish_sequence(const RowsJob& job, int64_t b, Ranked* ra
 
 // A row has been finished; the block that finishes the last one of a sequence finishes that, too. A call of its own, so
 // that nothing of it is kept in registers before.
-__device__ DLM_NOINLINE inline void finish_fused(const RowsJob& job, int64_t row) {
+template <bool kMoves>
+__device__ DLM_NOINLINE void finish_fused(const RowsJob& job, int64_t row) {
   const Geometry& g = job.resolved.geometry;
   const int64_t b = place_of(g, row).b;
   if (b < 0) return;
   const int64_t rows = count_rows(g, b, b + 1);
   if (!last_to_arrive(job.sequence_arrivals + b, static_cast<unsigned>(rows))) return;
   DLM_DYNAMIC_SHARED(Ranked, ranked);
-  finish_sequence(job, b, ranked);
+  if constexpr (kMoves) {
+    count_moves(job, b);
+  } else {
+    finish_sequence(job, b, ranked);
+  }
 }
 
 }  // namespace dlm::cuda

@@ -1,11 +1,12 @@
 // The sweep: one read of a chunk leaves one partial per warp. The block's threads take turns at the chunk's vectors, a
 // few at a time (a tile): first the warp's maximum of the tile, then every exponential against it, so that nothing is
-// rescaled per logit and no exponential exceeds 1. No barrier: warps run through a part of a row on their own.
+// rescaled per logit and no exponential exceeds 1. No barrier: warps run through a part of a row on their own, and
+// feed.h keeps what they need next on its way.
 //
 // Bytes: each logit once. Per logit: half a maximum (16-bit types), widen, multiply-add, exp2, add.
 #pragma once
 
-#include "source.h"
+#include "feed.h"
 
 namespace dlm::cuda {
 
@@ -52,12 +53,12 @@ class Sweeper {
         scale_(static_cast<float>(law.beta * kLog2e)),
         draw_scale_(static_cast<float>((law.draw_beta > 0 ? law.draw_beta : law.beta) * kLog2e)) {}
 
-  // The chunk of `size` logits from `begin` on: the calling warp's partial, in every lane.
-  __device__ Partial sweep(int64_t begin, int size) const {
+  // The chunk of `size` logits from `begin` on, whose tiles are next: the calling warp's partial, in every lane.
+  __device__ Partial sweep(Feed<Source>* feed, int begin, int size) const {
     Partial lane = {-kInfinity, 0, 0, 0};
     for (int tile = 0; tile < size; tile += Source::kTile) {
       Vector vector[kVectors];
-      source_.load_tile(begin, tile, size, vector);
+      const int live = feed->next(begin, tile, size, vector);
       Vector high = vector[0];
 #pragma unroll
       for (int i = 1; i < kVectors; ++i) high = high.max(vector[i]);
@@ -66,9 +67,9 @@ class Sweeper {
       lane.max = fmaxf(lane.max, top);
       const float ref = reference(lane.max);
       if (ByProduct::suits(ref, fmaxf(scale_, draw_scale_))) {
-        accumulate<ByProduct>(&lane, vector, ref);
+        accumulate<ByProduct>(&lane, vector, live, ref);
       } else {
-        accumulate<ByDifference>(&lane, vector, ref);
+        accumulate<ByDifference>(&lane, vector, live, ref);
       }
     }
     lane.mass = sum(lane.mass);
@@ -97,11 +98,12 @@ class Sweeper {
   }
 
   template <class Exponent>
-  __device__ void accumulate(Partial* lane, const Vector (&vector)[kVectors], float ref) const {
+  __device__ void accumulate(Partial* lane, const Vector (&vector)[kVectors], int live, float ref) const {
     const Exponent law(ref, scale_), draw(ref, draw_scale_);
     float mass = 0, tilt = 0, draw_mass = 0;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
+      if (i >= live) continue;
       vector[i].each([&](int, float as_read) {
         const float z = source_.effective(as_read), y = law.of(z), e = exp2_approx(y);
         mass += e;
@@ -119,15 +121,18 @@ class Sweeper {
 };
 
 // Chunks [first, stop) of a row, by the calling block: kWarps partials each, to where `parts` has those of chunk 0.
+// `space` is the block's.
 template <int kFlags, class Source>
 __device__ void sweep_chunks(const Source& source, const RowLaw& law, int64_t vocab, int first, int stop,
-                             Partial* parts) {
+                             Partial* parts, FeedSpace<Source>* space) {
   const Sweeper<kFlags, Source> sweeper(source, law);
-  const int64_t size = chunk_size(vocab);
-  parts += threadIdx.x / kWarp;
-  for (int c = first; c < stop; ++c) {
-    const Partial p = sweeper.sweep(c * size, static_cast<int>(min_of(size, vocab - c * size)));
-    if (threadIdx.x % kWarp == 0) parts[c * kWarps] = p;
+  Feed<Source> feed(source, vocab, first, stop, space);
+  const int size = static_cast<int>(chunk_size(vocab)),
+            end = static_cast<int>(min_of<int64_t>(stop * chunk_size(vocab), vocab));
+  parts += first * kWarps + threadIdx.x / kWarp;
+  for (int begin = first * size; begin < end; begin += size, parts += kWarps) {
+    const Partial p = sweeper.sweep(&feed, begin, min_of(size, end - begin));
+    if (threadIdx.x % kWarp == 0) *parts = p;
   }
 }
 

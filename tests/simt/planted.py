@@ -111,6 +111,13 @@ def warp_relay(device, bug, draw):
     expect("relayed", relayed, (values + np.arange(1, 33))[:, np.arange(32) ^ 15])
 
 
+def swap_pairs(device, bug, draw):
+    values = np.arange(8 * draw((1, 600), 500)).reshape(-1, 4)
+    swapped = device.array("swapped", np.full(values.size, -1), np.int32)
+    device.run("swap_pairs", bug, device.array("values", values, np.int32), len(values), draw((1, 3), 2), swapped)
+    expect("swapped", swapped, values[np.arange(len(values)) ^ 1])
+
+
 def histogram(device, bug, draw):
     values = np.random.default_rng(draw((0, 99), 0)).integers(0, 200, draw((1, 3000), 3000))
     counts = device.array("counts", np.zeros(200), np.uint32)
@@ -176,6 +183,7 @@ KERNELS = {
         block_scan,
         warp_reverse,
         warp_relay,
+        swap_pairs,
         histogram,
         wide_sums,
         bitonic_sort,

@@ -40,6 +40,12 @@ constexpr unsigned kAllLanes = 0xffffffffu;
   BUG(warp_relay, missing_block_fence)       \
   BUG(warp_relay, missing_syncwarp)          \
   BUG(warp_relay, half_warp_reads_other)     \
+  BUG(swap_pairs, missing_wait)              \
+  BUG(swap_pairs, waits_for_too_few)         \
+  BUG(swap_pairs, missing_syncwarp_filled)   \
+  BUG(swap_pairs, missing_syncwarp_emptied)  \
+  BUG(swap_pairs, misaligned_copy)           \
+  BUG(swap_pairs, ends_before_its_copies)    \
   BUG(histogram, uninitialised_bins)         \
   BUG(histogram, missing_barrier_zeroed)     \
   BUG(histogram, missing_barrier_counted)    \
@@ -218,6 +224,28 @@ __global__ void warp_relay(int bug, const int* values, double* relayed) {
     items[lane ^ 15].weight = item.weight + item.id;
     __syncwarp(half);
     relayed[blockIdx.x * 32 + lane] = items[bug == warp_relay_half_warp_reads_other ? lane ^ 31 : lane].weight;
+  }
+}
+
+// Vectors 2 i and 2 i + 1 change places. A warp's next two turns are on their way while it works on one.
+__global__ void swap_pairs(int bug, const int* values, int vectors, int* swapped) {
+  DLM_SHARED(int4, stages, [kWarps][2][32]);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, stride = gridDim.x * kThreads;
+  const auto fetch = [&](int stage, int at) {
+    if (bug == swap_pairs_ends_before_its_copies) at %= vectors;
+    const int* const from = values + at * 4 + (bug == swap_pairs_misaligned_copy ? 1 : 0);
+    if (at < vectors) __pipeline_memcpy_async(&stages[warp][stage][lane], from, sizeof(int4));
+    __pipeline_commit();
+  };
+  int at = blockIdx.x * kThreads + threadIdx.x, stage = 0;
+  fetch(0, at);
+  fetch(1, at + stride);
+  for (; at - lane < vectors; at += stride, stage ^= 1) {
+    if (bug != swap_pairs_missing_wait) __pipeline_wait_prior(bug == swap_pairs_waits_for_too_few ? 2 : 1);
+    if (bug != swap_pairs_missing_syncwarp_filled) __syncwarp();
+    if (at < vectors) reinterpret_cast<int4*>(swapped)[at] = stages[warp][stage][lane ^ 1];
+    if (bug != swap_pairs_missing_syncwarp_emptied) __syncwarp();
+    fetch(stage, at + 2 * stride);
   }
 }
 
@@ -429,6 +457,10 @@ EXPORT planted_block_scan(int bug, const int* values, int count, int* sums) {
 
 EXPORT planted_warp_reverse(int bug, const int* values, int count, int blocks, int* reversed) {
   return run("warp_reverse", warp_reverse, dim3(blocks), kThreads, 0, bug, values, count, reversed);
+}
+
+EXPORT planted_swap_pairs(int bug, const int* values, int vectors, int blocks, int* swapped) {
+  return run("swap_pairs", swap_pairs, dim3(blocks), kThreads, 0, bug, values, vectors, swapped);
 }
 
 EXPORT planted_warp_relay(int bug, const int* values, int blocks, double* relayed) {

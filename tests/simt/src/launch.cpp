@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <deque>
 #include <mutex>
 #include <stdexcept>
 
@@ -144,6 +143,8 @@ void Launch::begin_block(Block& slot, int64_t index) {
     Fiber& fiber = slot.fibers[t];
     fiber.indices.block = unflatten(index, grid_);
     fiber.waiting = false;
+    fiber.copies.clear();
+    fiber.groups = 0;
     fiber.context.start(StackPool::instance().at(fiber.id), run_thread);
   }
   if (hooks != nullptr) {
@@ -192,6 +193,7 @@ void Launch::exit() {
   Fiber& self = *fiber_;
   Block& block = *self.block;
   idle = 0;
+  if (!self.copies.empty()) fail("async copy: " + simt::describe(self.id) + " has ended before its copies");
   if (hooks != nullptr) hooks->exit(self.id);
   ++block.exited;
   if (block.arrived > 0) {

@@ -1,9 +1,11 @@
 // One launch: its resident blocks, their threads, and who runs.
 #pragma once
 
+#include <deque>
 #include <string>
 #include <vector>
 
+#include "../include/simt/async.h"
 #include "../include/simt/barrier.h"
 #include "../include/simt/launch.h"
 #include "../include/simt/warp.h"
@@ -30,6 +32,12 @@ struct Wait {
   uint64_t value = 0, result = 0;
 };
 
+// An asynchronous copy that nobody has waited for yet.
+struct PendingCopy {
+  AsyncCopy copy;
+  uint64_t group;
+};
+
 struct Fiber {
   Indices indices;
   Context context;
@@ -38,6 +46,8 @@ struct Fiber {
   uint32_t index = 0;  // in the block
   bool waiting = false;
   Wait wait;
+  std::deque<PendingCopy> copies;
+  uint64_t groups = 0;  // of copies, closed
 
   uint32_t lane() const { return index % 32; }
 };

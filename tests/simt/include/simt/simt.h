@@ -2,6 +2,7 @@
 // compile. Device code sees it in place of <cuda_runtime.h>; README.md has the rules that kernels keep for its sake.
 #pragma once
 
+#include "async.h"
 #include "atomic.h"
 #include "barrier.h"
 #include "intrinsics.h"
