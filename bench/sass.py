@@ -3,8 +3,9 @@
     python bench/sass.py [--arch 90] [--dtype bfloat16] [--capped]
 
 Compiles one rows kernel without its siblings, disassembles it with nvdisasm (pip install nvidia-cuda-nvdisasm), and walks its
-control flow: the cheapest way round the tile loop that starts all of a tile's copies and takes all its exponentials, and round the
-chunk loop, which also sums up the warp and stores its partial. Branches that a whole, aligned tile does not take cost nothing.
+control flow: the cheapest way round the tile loop that starts all of a tile's copies and takes all its exponentials, and round
+the chunk loop, which also sums up the warp and stores its partial. Branches that a whole, aligned tile does not take cost
+nothing.
 """
 
 from __future__ import annotations
