@@ -69,10 +69,16 @@ inline Shape leading_shape(const Array& a, int32_t dims) {
   return Shape(a.shape, a.shape + max_of(n, 0));
 }
 
+// Sizes that are made from no more than this do not overflow, and no memory holds that many rows.
+constexpr int64_t kTooMany = int64_t{1} << 44;
+
 inline int64_t product(const Shape& shape) {
-  int64_t n = 1;
-  for (int64_t s : shape) n *= s;
-  return n;
+  return min_of(product(shape.data(), static_cast<int32_t>(shape.size())), kTooMany);
+}
+
+// Names reach the C ABI as C strings: one that a NUL ends early would pass for another.
+inline const char* name_of(const std::string& name) {
+  return name.find('\0') == std::string::npos ? name.c_str() : "a name with NUL in it";
 }
 
 // What a call needs besides its arguments.
@@ -82,7 +88,7 @@ struct Need {
 };
 
 // A Call is one call of an op, made from the name and value of the array on whose device it runs. It has
-//   Tensor                          the library's array type
+//   Tensor, Name                    the library's array type, and a std::string
 //   read(name, tensor)              the Array of an argument that is read, write(name, tensor) of one that is written
 //   numbers(name, tensor, dtype)    of one for which the library may take a number, ids(name, tensor) a list of token
 //   ids make<T>(shape)                  a new contiguous tensor of T on the device, data(tensor) its memory run(need,
@@ -91,6 +97,7 @@ template <class Call>
 struct Ops {
   using Tensor = typename Call::Tensor;
   using MaybeTensor = std::optional<Tensor>;
+  using Name = typename Call::Name;
 
   template <class T>
   struct Output {
@@ -143,7 +150,7 @@ struct Ops {
       s->top_k = numbers("top_k", top_k, kInt64);
       s->top_p = numbers("top_p", top_p, kFloat64);
       s->min_p = numbers("min_p", min_p, kFloat64);
-      s->filter_order = order.c_str();
+      s->filter_order = name_of(order);
       s->drop_crossing = drop_crossing;
       s->keep_ties = keep_ties;
     }
@@ -161,9 +168,9 @@ struct Ops {
     }
     // The names are kept by address.
     static void score(DrawParams* d, const std::string& confidence, const std::string& from, const std::string& dtype) {
-      d->confidence = confidence.c_str();
-      d->confidence_from = from.c_str();
-      d->conf_dtype = dtype.c_str();
+      d->confidence = name_of(confidence);
+      d->confidence_from = name_of(from);
+      d->conf_dtype = name_of(dtype);
     }
 
     // Every position is open; only_masks says otherwise.
@@ -185,7 +192,7 @@ struct Ops {
     // `name` is kept by address.
     void rule(DecideParams* p, const Tensor& quota, const std::string& name, double level, double low, bool strict) {
       p->quota = numbers("quota", quota, kInt64);
-      p->rule = name.c_str();
+      p->rule = name_of(name);
       p->level = level;
       p->low = low;
       p->strict = strict;
@@ -198,7 +205,8 @@ struct Ops {
   static Need need(const SweepParams& s, const Shape& rows, const Shape& batch = {0}) {
     const bool filtered = given(s.top_k) || given(s.top_p) || given(s.min_p);
     const int64_t vocab = s.logits.ndim > 0 ? s.logits.shape[min_of(s.logits.ndim, kMaxDims) - 1] : 0;
-    return {product(rows), vocab, product(batch), given(s.suppress) ? numel(s.suppress) : 0, filtered};
+    return {product(rows), min_of(vocab, kTooMany), product(batch),
+            given(s.suppress) ? min_of(numel(s.suppress), kTooMany) : 0, filtered};
   }
 
   using Eight = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -242,9 +250,9 @@ struct Ops {
                          const MaybeTensor& start, const MaybeTensor& rows, int64_t length, int64_t shift,
                          const MaybeTensor& suppress, const MaybeTensor& demote, const MaybeTensor& uncond_logits,
                          double cfg_scale, const MaybeTensor& top_k, const MaybeTensor& top_p, const MaybeTensor& min_p,
-                         const std::string& filter_order, bool drop_crossing, bool keep_ties,
-                         const MaybeTensor& uniform, const MaybeTensor& given, const std::string& confidence,
-                         const std::string& confidence_from, const std::string& conf_dtype, double rank_temperature) {
+                         const Name& filter_order, bool drop_crossing, bool keep_ties, const MaybeTensor& uniform,
+                         const MaybeTensor& given, const Name& confidence, const Name& confidence_from,
+                         const Name& conf_dtype, double rank_temperature) {
     Op op("logits", logits);
     DrawArgs a;
     a.sweep = op.sweep(logits, temperature, uncond_logits, cfg_scale, suppress);
@@ -265,17 +273,16 @@ struct Ops {
   }
 
   static Six denoise_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
-                          const Tensor& step, const Tensor& quota, std::optional<int64_t> mask_id,
-                          const std::string& rule, double level, double low, bool strict, const MaybeTensor& ready,
-                          std::optional<double> edit, MaybeTensor edits_left, MaybeTensor edited,
-                          MaybeTensor num_edited, int64_t window_start, int64_t window_stop, const MaybeTensor& frozen,
-                          const MaybeTensor& start, const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress,
+                          const Tensor& step, const Tensor& quota, std::optional<int64_t> mask_id, const Name& rule,
+                          double level, double low, bool strict, const MaybeTensor& ready, std::optional<double> edit,
+                          MaybeTensor edits_left, MaybeTensor edited, MaybeTensor num_edited, int64_t window_start,
+                          int64_t window_stop, const MaybeTensor& frozen, const MaybeTensor& start,
+                          const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress,
                           const MaybeTensor& demote, const MaybeTensor& uncond_logits, double cfg_scale,
                           const MaybeTensor& top_k, const MaybeTensor& top_p, const MaybeTensor& min_p,
-                          const std::string& filter_order, bool drop_crossing, bool keep_ties,
-                          const MaybeTensor& uniform, const std::string& confidence, const std::string& confidence_from,
-                          const std::string& conf_dtype, double rank_temperature, MaybeTensor trace,
-                          MaybeTensor trace_steps) {
+                          const Name& filter_order, bool drop_crossing, bool keep_ties, const MaybeTensor& uniform,
+                          const Name& confidence, const Name& confidence_from, const Name& conf_dtype,
+                          double rank_temperature, MaybeTensor trace, MaybeTensor trace_steps) {
     Op op("x", x);
     StepArgs a;
     a.sweep = op.sweep(logits, temperature, uncond_logits, cfg_scale, suppress);
@@ -348,17 +355,16 @@ struct Ops {
   using Seven = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
   static Seven renoise_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
-                            const Tensor& step, const Tensor& quota, int64_t mask_id, const std::string& rule,
-                            double level, double low, bool strict, MaybeTensor committed, MaybeTensor argmax,
-                            MaybeTensor unchanged, MaybeTensor done, MaybeTensor probs, int64_t stability,
-                            double confident, int64_t window_start, int64_t window_stop, const MaybeTensor& frozen,
+                            const Tensor& step, const Tensor& quota, int64_t mask_id, const Name& rule, double level,
+                            double low, bool strict, MaybeTensor committed, MaybeTensor argmax, MaybeTensor unchanged,
+                            MaybeTensor done, MaybeTensor probs, int64_t stability, double confident,
+                            int64_t window_start, int64_t window_stop, const MaybeTensor& frozen,
                             const MaybeTensor& start, const MaybeTensor& rows, int64_t shift,
                             const MaybeTensor& suppress, const MaybeTensor& uncond_logits, double cfg_scale,
                             const MaybeTensor& top_k, const MaybeTensor& top_p, const MaybeTensor& min_p,
-                            const std::string& filter_order, bool drop_crossing, bool keep_ties, double softcap,
-                            const MaybeTensor& uniform, const std::string& confidence,
-                            const std::string& confidence_from, const std::string& conf_dtype, MaybeTensor trace,
-                            MaybeTensor trace_steps) {
+                            const Name& filter_order, bool drop_crossing, bool keep_ties, double softcap,
+                            const MaybeTensor& uniform, const Name& confidence, const Name& confidence_from,
+                            const Name& conf_dtype, MaybeTensor trace, MaybeTensor trace_steps) {
     Op op("x", x);
     RenoiseArgs a;
     SweepParams& sweep = a.step.sweep;
@@ -388,14 +394,13 @@ struct Ops {
   }
 
   static Six transition_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
-                             const Tensor& step, const Tensor& coefficients, int64_t mask_id,
-                             const std::string& tempered, const std::string& redraw, double level, int64_t window_start,
-                             int64_t window_stop, const MaybeTensor& frozen, const MaybeTensor& start,
-                             const MaybeTensor& rows, int64_t shift, const MaybeTensor& suppress,
-                             const MaybeTensor& uncond_logits, double cfg_scale, const MaybeTensor& top_k,
-                             const MaybeTensor& top_p, const MaybeTensor& min_p, const std::string& filter_order,
-                             bool drop_crossing, bool keep_ties, const MaybeTensor& uniform, MaybeTensor trace,
-                             MaybeTensor trace_steps) {
+                             const Tensor& step, const Tensor& coefficients, int64_t mask_id, const Name& tempered,
+                             const Name& redraw, double level, int64_t window_start, int64_t window_stop,
+                             const MaybeTensor& frozen, const MaybeTensor& start, const MaybeTensor& rows,
+                             int64_t shift, const MaybeTensor& suppress, const MaybeTensor& uncond_logits,
+                             double cfg_scale, const MaybeTensor& top_k, const MaybeTensor& top_p,
+                             const MaybeTensor& min_p, const Name& filter_order, bool drop_crossing, bool keep_ties,
+                             const MaybeTensor& uniform, MaybeTensor trace, MaybeTensor trace_steps) {
     Op op("x", x);
     TransitionArgs a;
     a.sweep = op.sweep(logits, temperature, uncond_logits, cfg_scale, suppress);
@@ -405,8 +410,8 @@ struct Ops {
     a.decide = op.decide(x, window_start, window_stop, frozen, trace, trace_steps, step);
     a.coefficients = op.read("coefficients", coefficients);
     a.mask_id = mask_id;
-    a.tempered = tempered.c_str();
-    a.redraw = redraw.c_str();
+    a.tempered = name_of(tempered);
+    a.redraw = name_of(redraw);
     a.level = level;
     const Shape shape = rows_of(a.sweep.logits), batch = batch_of(a.decide.x);
     const auto tokens = op.tokens(a.decide.x, shape);

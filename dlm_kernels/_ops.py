@@ -108,6 +108,20 @@ def _fake_q_sample(x, rates, seed, step, **_):
     return x.new_empty(x.shape), x.new_empty(x.shape, dtype=torch.uint8)
 
 
+def _on_one_device(name, fake):
+    """A fake kernel that looks where its tensors are, as the kernels do: one on "meta" would else make a step do nothing."""
+    arguments = [a.name for a in torch._C.parse_schema(name + SCHEMAS[name]).arguments]
+
+    def checked(*args, **kwargs):
+        anchor = args[0].device
+        for argument, value in [*zip(arguments, args), *kwargs.items()]:
+            if isinstance(value, torch.Tensor) and value.device != anchor:
+                raise ValueError(f"{argument}: must be on {anchor} as {arguments[0]}, got {value.device}")
+        return fake(*args, **kwargs)
+
+    return checked
+
+
 @functools.cache
 def _warn_of_fallback(device_type):
     if _load.requested_backend() == "reference" and device_type == "cpu":
@@ -125,8 +139,12 @@ def _warn_of_fallback(device_type):
 
 def _fallback(name):
     reference_op = getattr(reference, name)
+    arguments = [a.name for a in torch._C.parse_schema(name + SCHEMAS[name]).arguments]
 
     def op(*args, **kwargs):
+        for argument, value in [*zip(arguments, args), *kwargs.items()]:  # others have no strides: no kernel takes them
+            if isinstance(value, torch.Tensor) and value.layout is not torch.strided:
+                raise ValueError(f"{argument}: layout must be torch.strided, got {value.layout}")
         _warn_of_fallback(args[0].device.type)
         return reference_op(*args, **kwargs)
 
@@ -137,7 +155,9 @@ _library = torch.library.Library("dlm_kernels", "DEF")
 for _name, _schema in SCHEMAS.items():
     _library.define(_name + _schema)
     _library.impl(_name, _fallback(_name), "CompositeExplicitAutograd")
-    torch.library.register_fake(f"dlm_kernels::{_name}", globals()[f"_fake_{_name}"], lib=_library)
+    torch.library.register_fake(
+        f"dlm_kernels::{_name}", _on_one_device(_name, globals()[f"_fake_{_name}"]), lib=_library
+    )
 _load.load()
 
 row_stats = torch.ops.dlm_kernels.row_stats.default

@@ -35,7 +35,16 @@ def tensor(argument, value):
     import torch
 
     require_type(isinstance(value, torch.Tensor), argument, "must be a torch.Tensor", type(value).__name__)
+    if value.layout is not torch.strided:
+        require(False, argument, "layout must be torch.strided", value.layout)
     return value.detach() if value.requires_grad else value
+
+
+def movable(argument, value, device):
+    """A tensor that holds numbers, if those of the device do."""
+    if value.is_meta and device.type != "meta":
+        require(False, argument, f"must be on {device} or the CPU", value.device)
+    return value
 
 
 def integer(argument, value):
@@ -58,7 +67,16 @@ def number(argument, value):
         return value
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     require_type(real or _is_symbolic(value), argument, "must be a number", type(value).__name__)
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{argument}: must fit in a float, got {type(value).__name__}") from None
+
+
+def flag(argument, value):
+    """A bool."""
+    require_type(value is True or value is False, argument, "must be a bool", type(value).__name__)
+    return value
 
 
 def fraction(argument, value):
@@ -75,9 +93,10 @@ def numbers_in(argument, value, low, high):
     import torch
 
     if isinstance(value, torch.Tensor):
+        value = tensor(argument, value)
         require_type(value.dtype.is_floating_point, argument, "dtype must be a float dtype", value.dtype)
         require(value.dim() <= 2, argument, "must be a number, [B] or [B, L]", list(value.shape))
-        made = value.detach().double()
+        made = value.double()
     else:
         made = torch.full((), number(argument, value), dtype=torch.float64)
     check_values(argument, made, (low <= made) & (made <= high), f"must be in [{low:g}, {high:g}]")
@@ -108,6 +127,7 @@ def edges(window):
 def filter_names(filter_order, top_p_crossing, top_k_ties):
     """How the filters cut, as the op takes it."""
     for argument, value, names in (("top_p_crossing", top_p_crossing, _CROSSINGS), ("top_k_ties", top_k_ties, _TIES)):
+        require_type(isinstance(value, str), argument, "must be a str", type(value).__name__)
         require(value in names, argument, f"must be {' or '.join(names)}", value)
     require_type(isinstance(filter_order, str), "filter_order", "must be a str", type(filter_order).__name__)
     return dict(filter_order=filter_order, drop_crossing=top_p_crossing == "drop", keep_ties=top_k_ties == "all")

@@ -4,6 +4,7 @@ get their kind back. What may be in the arguments is checked by the op, once, be
 
 from __future__ import annotations
 
+import math
 import re
 
 import torch
@@ -14,6 +15,7 @@ from .arguments import (
     confidence_names,
     edges,
     filter_names,
+    flag,
     fraction,
     integer,
     number,
@@ -30,8 +32,9 @@ from .seeds import fresh_seeds
 from .trace import RevisionTrace
 
 _CONF_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
-_MARK = re.compile(r"\[dlm_kernels:(ValueError|TypeError|RuntimeError)\] (.*?)\[end\]", re.DOTALL)
-_ERRORS = {"ValueError": ValueError, "TypeError": TypeError, "RuntimeError": RuntimeError}
+_MARK = re.compile(r"\[dlm_kernels:(\w+)\] (.*?)\[end\]", re.DOTALL)
+_ERRORS = {error.__name__: error for error in (ValueError, TypeError, RuntimeError, torch.OutOfMemoryError)}
+_FLOAT32_MAX = torch.finfo(torch.float32).max
 _STEPS_KEPT = 256  # a denoising run has no more; a trainer's steps would fill the memory
 
 
@@ -79,6 +82,8 @@ def quotas(argument, value, device):
 
 
 def temperatures(value, device):
+    if type(value) in (int, float) and _FLOAT32_MAX < abs(value) < math.inf:
+        require(False, "temperature", "must fit in float32", value)
     given = per_request("temperature", value, torch.float32, device)
     return given.float() if given.dtype in (torch.float64, torch.float16, torch.bfloat16) else given
 
@@ -131,7 +136,8 @@ def law(device, suppress, uncond_logits, cfg_scale, uniform):
 def filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties):
     """Which tokens may be drawn; what filters nothing is left out."""
     if top_k is None and top_p is None and min_p is None:
-        if (filter_order, top_p_crossing, top_k_ties) == ("top_k_first", "keep", "lowest"):
+        named = type(filter_order) is type(top_p_crossing) is type(top_k_ties) is str  # an array has no truth
+        if named and (filter_order, top_p_crossing, top_k_ties) == ("top_k_first", "keep", "lowest"):
             return {}
     how = filter_names(filter_order, top_p_crossing, top_k_ties)
     if not isinstance(top_k, torch.Tensor) and top_k is not None:
@@ -155,18 +161,20 @@ def _filter(argument, value, off, dtype, device):
 
 
 def scoring(confidence, confidence_from, conf_dtype):
-    if (confidence, confidence_from) == ("prob", "raw") and conf_dtype is torch.float32:
+    named = type(confidence) is type(confidence_from) is str
+    if named and (confidence, confidence_from) == ("prob", "raw") and conf_dtype is torch.float32:
         return {}
     confidence_names(confidence, confidence_from)
-    known = conf_dtype in _CONF_DTYPES
+    known = isinstance(conf_dtype, torch.dtype) and conf_dtype in _CONF_DTYPES
     require(known, "conf_dtype", "must be torch.float32, torch.bfloat16 or torch.float64", conf_dtype)
     return dict(confidence=confidence, confidence_from=confidence_from, conf_dtype=_CONF_DTYPES[conf_dtype])
 
 
-def check_places(x, logits, window, **others):
+def check_places(x, logits, window, frozen=None, rows=None, **others):
     """For a step that looks at the canvas itself before an op does. Not under torch.compile, which can't branch on values."""
+    where = dict(frozen=optional("frozen", frozen), rows=optional("rows", rows), **edges(window))
     if not is_compiling():
-        call(validate.places, x, logits, **edges(window), **others, names=NAMES)
+        call(validate.places, x, logits, **where, **others, names=NAMES)
 
 
 def check_state(argument, value, shape, x, dtype=None):
@@ -174,6 +182,13 @@ def check_state(argument, value, shape, x, dtype=None):
     value = tensor(argument, value)
     if not is_compiling():
         checks.check_state(argument, value, dtype or checks.dtype_name(value), shape, x)
+    return value
+
+
+def check_apart(written, read):
+    """For a step that writes more than its ops do: dicts of tensors."""
+    if not is_compiling():
+        checks.check_apart(written, read)
 
 
 # ---- what a step writes --------------------------------------------------------------------------------------------
@@ -192,7 +207,7 @@ class Writing:
         self._before = x.clone() if self.keeps_history else None
         self._own = {"x": x, **others}
         self.x, self.arguments = x, others  # of the op, the latter by keyword
-        if check:
+        if flag("check", check):
             self.x = x.clone()
             self.arguments = {k: None if v is None else v.clone() for k, v in others.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from . import _ops
-from .arguments import integer, number, numbers_in, require, tensor
+from .arguments import flag, integer, movable, number, numbers_in, require, tensor
 from .calling import call, noise, optional
 from .constants import constant
 from .schedules import as_level
@@ -69,12 +69,12 @@ def q_sample(
         uniform=optional("uniform", uniform),
         names=dict(x="x_0", rates="alpha"),
     )
-    return (x_t, route) if return_route else x_t
+    return (x_t, route) if flag("return_route", return_route) else x_t
 
 
 def _rates(alpha, uniform_share, has_mask, device):
     """float64 [1, 2], [B, 2] or [B, L, 2]: probability of a uniform token, and of the mask."""
-    left = as_level("alpha", alpha).noise
+    left = movable("alpha", as_level("alpha", alpha).noise, device)
     if not isinstance(uniform_share, torch.Tensor):
         share = number("uniform_share", uniform_share)
         require(0 <= share <= 1, "uniform_share", "must be in [0, 1]", uniform_share)
@@ -82,7 +82,7 @@ def _rates(alpha, uniform_share, has_mask, device):
         if left.dim() == 0:
             rest = float(left)
             return constant([rest * share, rest * (1 - share)], torch.float64, device)[None]
-    share = numbers_in("uniform_share", uniform_share, 0, 1)
+    share = movable("uniform_share", numbers_in("uniform_share", uniform_share, 0, 1), device)
     if left.dim() != share.dim():  # [B] beside [B, L]
         left, share = (v[:, None] if v.dim() == 1 and w.dim() == 2 else v for v, w in ((left, share), (share, left)))
     rates = torch.stack(torch.broadcast_tensors(left * share, left * (1 - share)), -1)

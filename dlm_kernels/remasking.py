@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 
 from . import _ops
-from .arguments import edges, fraction, integer, number, numbers_in, require, tensor
-from .calling import call, check_places, check_state, law, per_request, temperatures
+from .arguments import edges, flag, fraction, integer, number, numbers_in, require, tensor
+from .calling import call, check_apart, check_places, check_state, law, per_request, temperatures
 from .reference.geometry import candidate_rows, dense_rows, holds, token_at
 from .results import RemaskStepResult
 from .seeds import fresh_seeds
@@ -38,8 +38,9 @@ class _Block:
         for argument in _OF_THE_STEP:
             require(argument not in law, argument, "must not be given to a remasking step", law.get(argument))
         size, length = self.x.shape
-        ranking = law.get("rank_temperature") or 0.0
-        if seed is None and needs_noise(law.get("temperature", 0.0), law.get("confidence", "prob"), ranking):
+        if seed is None and needs_noise(
+            law.get("temperature", 0.0), law.get("confidence", "prob"), law.get("rank_temperature")
+        ):
             seed = fresh_seeds(size, self.x.device, generator)
         law |= {name: self._flat(name, law[name]) for name in ("uncond_logits", "uniform") if law.get(name) is not None}
         rows = torch.where(wanted, self.places.batch * length + self.places.position, -1).flatten()
@@ -47,7 +48,7 @@ class _Block:
         logits = self.logits.flatten(0, 1)
         drawn = draw_tokens(logits, rows=rows, length=max(length, 1), given=given, seed=seed, step=step, **law)
         drawn = drawn._make(values.view(wanted.shape) for values in drawn)
-        if check:
+        if flag("check", check):
             require_finite_rows(drawn.bad, self.places.position)
         return drawn
 
@@ -149,7 +150,8 @@ def wino_step_(
     tau, shadow_tau = _level("threshold", threshold), _level("shadow_threshold", shadow_threshold)
     block = _Block(x, logits, mask_id, window, frozen, start, trace, step)
     shadow = _of_shape("shadow_logits", shadow_logits, block.logits.shape)
-    check_state("accepted", accepted, x.shape[:1], x, "int64")
+    accepted = check_state("accepted", accepted, x.shape[:1], x, "int64")
+    check_apart(dict(x=block.x, accepted=accepted), dict(logits=block.logits, shadow_logits=shadow, frozen=frozen))
     kept, _ = block.held_by("shadow_logits", shadow)
     draw = block.draw(block.opened, **law)
     opened = block.opened & ~draw.bad

@@ -122,10 +122,8 @@ def renoise_step_(
     require_type(isinstance(state, RenoiseState), "state", "must be a RenoiseState", type(state).__name__)
     device = logits.device
     seeds, steps = noise(seed, step, generator, x.shape[0] if x.dim() else 1, device)
-    writing = Writing(
-        check, x, trace, committed=state.committed, argmax=state.argmax, unchanged=state.unchanged, done=state.done
-    )
-    closed = _closed(state, frozen) if check else None
+    held = {name: tensor(name, getattr(state, name)) for name in ("argmax", "unchanged", "done")}
+    writing = Writing(check, x, trace, committed=optional("committed", state.committed), **held)
     where = place(device, start, rows, shift)
     out = call(
         _ops.renoise_step_,
@@ -152,7 +150,7 @@ def renoise_step_(
     )
     tokens, best, _, score, accepted, _, num_bad = out
     if check:
-        suspect = score == -torch.inf
+        suspect, closed = score == -torch.inf, _closed(state, frozen)
         writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, None, window, closed, where.get("start"), rows)
     if writing.keeps_history:
         good = score > -torch.inf

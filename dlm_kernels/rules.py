@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .arguments import fraction, integer, number, require
+from .arguments import flag, fraction, integer, number, require
 
 CONFIDENCES = ("prob", "margin", "neg_entropy", "random", "gain", "change")
 SOURCES = ("raw", "sampled", "tempered")
@@ -91,6 +91,7 @@ class Threshold(Rule):
     def __post_init__(self):
         fraction("tau", self.tau)
         _check_count("at_least", self.at_least)
+        flag("strict", self.strict)
         fraction("within", self.within)
 
     @property

@@ -2,6 +2,8 @@
 
 import torch
 
+from .arguments import require, require_type
+
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio as int64: splitmix64's increment
 
 
@@ -15,4 +17,9 @@ def request_seeds(seed, batch_size, device=None):
 
 def fresh_seeds(batch_size, device, generator=None):
     """Seeds nobody chose: int64 [B], drawn on ``device`` from ``generator`` (default: torch's own)."""
+    if generator is not None:
+        known = isinstance(generator, torch.Generator)
+        require_type(known, "generator", "must be a torch.Generator", type(generator).__name__)
+        there = torch.device(device or "cpu")
+        require(generator.device.type == there.type, "generator", f"must be on {there}", generator.device)
     return torch.empty(batch_size, dtype=torch.int64, device=device).random_(generator=generator)

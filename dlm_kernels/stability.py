@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from . import _ops
-from .arguments import edges, integer, number, require, require_type, tensor
-from .calling import call, check_places, check_state, optional, per_request, temperatures
+from .arguments import edges, fraction, integer, number, require, require_type, tensor
+from .calling import call, check_apart, check_places, check_state, optional, per_request, temperatures
 from .reference.geometry import candidate_rows, rows_on
 from .rules import Threshold
 from .step import denoise_step_
@@ -100,18 +100,20 @@ def klass_step_(
     start = None if start is None else per_request("start", start, torch.int64, x.device)
     where = dict(window=window, frozen=frozen, start=start, rows=rows, shift=integer("shift", shift))
     check_places(x, logits, **where)
-    check_state("previous", state.previous, logits.shape, x)
-    check_state("stable", state.stable, logits.shape[:-1], x, "int64")
+    previous = check_state("previous", state.previous, logits.shape, x)
+    before = check_state("stable", state.stable, logits.shape[:-1], x, "int64")
+    check_apart(dict(x=x, previous=previous, stable=before), dict(logits=logits, frozen=frozen, rows=rows))
 
     places = rows_on(x, logits, start, rows)
     opened = candidate_rows(x, places, integer("mask_id", mask_id), **edges(window), frozen=frozen)
-    kl, _ = row_kl(logits, state.previous, temperature=kl_temperature, wanted=_rows_read(opened, shift))
+    compared = dict(temperature=kl_temperature, wanted=_rows_read(opened, shift))
+    kl, _ = call(row_kl, logits, previous, **compared, names=dict(temperature="kl_temperature"))
     kl = kl if shift == 0 else kl[:, (torch.arange(kl.shape[1], device=kl.device) + shift).clamp(min=0)]
-    stable = torch.where(opened & (kl < bound), state.stable + 1, 0)
-    rule = Threshold(threshold, at_least=k)
+    stable = torch.where(opened & (kl < bound), before + 1, 0)
+    rule = Threshold(fraction("threshold", threshold), at_least=k)
     out = denoise_step_(x, logits, mask_id=mask_id, rule=rule, ready=stable >= needed, **where, **step)
-    state.stable.copy_(stable)
-    state.previous.copy_(logits)
+    before.copy_(stable)
+    previous.copy_(logits)
     return out
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 
 from . import _ops
-from .arguments import FINITE_ROWS, NAMES, edges, integer, number, require, require_type, tensor
+from .arguments import FINITE_ROWS, NAMES, edges, flag, integer, number, require, require_type, tensor
 from .calling import (
     Writing,
     call,
@@ -31,7 +31,10 @@ _NAMES_OF_TOPK, _NAMES_OF_OTHERS = NAMES | {"quota": "k"}, NAMES | {"quota": "at
 
 def needs_noise(temperature, confidence, rank_temperature=None):
     """Whether anything random is used: greedy steps spare the draw of a seed."""
-    return confidence == "random" or isinstance(temperature, torch.Tensor) or temperature != 0 or bool(rank_temperature)
+    if isinstance(temperature, torch.Tensor) or number("temperature", temperature) != 0:
+        return True
+    at_random = isinstance(confidence, str) and confidence == "random"
+    return at_random or (rank_temperature is not None and number("rank_temperature", rank_temperature) != 0)
 
 
 def _mask(mask_id):
@@ -147,7 +150,7 @@ def draw_tokens(
         **scoring(confidence, confidence_from, conf_dtype),
         rank_temperature=ranking,
     )
-    if check:
+    if flag("check", check):
         require_finite_rows(bad)
     return Draw(tokens, score, entropy, logprob, key, bad)
 

@@ -8,7 +8,7 @@ import torch
 from torch.compiler import is_compiling
 
 from . import _ops, transitions
-from .arguments import FINITE_ROWS, NAMES, edges, integer, require, require_type, tensor
+from .arguments import FINITE_ROWS, NAMES, edges, integer, movable, require, require_type, tensor
 from .calling import Writing, call, filters, law, noise, optional, place, temperatures
 from .constants import constant
 from .results import TransitionResult
@@ -96,7 +96,7 @@ def transition_step_(
         temperatures(temperature, device),
         seeds,
         steps,
-        _on_device(transition.coefficients, device),
+        _on_device(movable("transition", tensor("transition", transition.coefficients), device), device),
         mask_id=None if mask_id is None else int(mask_id),
         tempered=transition.tempered,
         redraw=transition.redraw,
@@ -166,7 +166,7 @@ def without(mask_id, suppress, logits):
     if mask_id is None or logits.dim() == 0 or not mask_id < logits.shape[-1]:
         return suppress
     if isinstance(suppress, torch.Tensor):
-        if suppress.dim() != 1 or suppress.dtype != torch.int64:
+        if suppress.dim() != 1 or suppress.dtype != torch.int64 or suppress.device != logits.device:
             return suppress  # the op says what is wrong with it
         return torch.cat([suppress, constant([int(mask_id)], torch.int64, logits.device)])
     return [int(mask_id), *(suppress if hasattr(suppress, "__iter__") else [] if suppress is None else [suppress])]

@@ -4,6 +4,7 @@ from .confidence import CONFIDENCES, DTYPES, SOURCES
 from .cutoff import ORDERS
 from .decide import RULES
 from .geometry import candidate_rows, rows_on, token_at
+from .overlap import meet, overlaps_itself, share_memory, span
 from .redraw import REDRAWS
 from .trace import COLUMNS as TRACE_COLUMNS
 from .transition import COLUMNS, noise_support
@@ -22,7 +23,8 @@ def dtype_name(tensor):
 
 
 def list_text(numbers):
-    return f"[{', '.join(str(n) for n in numbers)}]"
+    """The first five."""
+    return f"[{', '.join([*(str(n) for n in numbers[:5]), *['...'] * (len(numbers) > 5)])}]"
 
 
 def one_of(names):
@@ -74,10 +76,7 @@ def require_unit_stride(argument, tensor):
 
 
 def require_apart(argument, tensor):
-    overlaps = tensor.numel() > 0 and any(
-        size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride())
-    )
-    require(not overlaps, argument, "must not overlap itself (stride 0)", f"strides {list_text(tensor.stride())}")
+    require(not overlaps_itself(tensor), argument, "must not overlap itself", f"strides {list_text(tensor.stride())}")
 
 
 def require_contiguous(argument, tensor):
@@ -157,7 +156,7 @@ def check_temperature(temperature, batch_size, anchor, like, above_zero=False):
 def check_step(step, anchor, like):
     require_dtype("step", step, ["int64"])
     require_device("step", step, anchor, like)
-    require(step.numel() == 1, "step", "must have one element", list_text(step.shape))
+    require(step.numel() == 1 and step.dim() <= 5, "step", "must have one element", list_text(step.shape))
 
 
 def check_quota(quota, x):
@@ -230,6 +229,16 @@ def check_editing(a):
     require(a.edit is not None or a.edited is None, "edited", "must be given with edit", "without")
     check_state("num_edited", a.num_edited, "int64", a.x.shape[:1], a.x)
     require(a.edit is not None or a.num_edited is None, "num_edited", "must be given with edit", "without")
+
+
+def check_apart(written, read):
+    """What a step writes it must not read as something else, and write under one name only. Dicts of tensors or None."""
+    written, read = ({name: t for name, t in named.items() if t is not None} for named in (written, read))
+    spans = {name: span(t) for name, t in (written | read).items()}
+    for i, (name, tensor) in enumerate(written.items()):
+        for other, its in (*list(written.items())[:i], *read.items()):
+            shared = meet(spans[name], spans[other]) and share_memory(tensor, its)
+            require(not shared, name, "must have memory of its own", f"memory of {other}")
 
 
 def check_trace(trace, steps, x):

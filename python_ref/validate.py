@@ -7,8 +7,11 @@ elsewhere that would synchronise with the device, so kernels there must survive 
 
 from types import SimpleNamespace
 
+import torch
+
 from .check import (
     SCORE_DTYPES,
+    check_apart,
     check_coefficients,
     check_current_tokens,
     check_editing,
@@ -91,7 +94,9 @@ def draw_tokens(**arguments):
     check_start(a.start, packed, batch_size, None, "logits", a.logits)
     if a.rows is not None:
         require(a.length >= 1, "length", "must be >= 1 with rows", a.length)
-        check_rows(a.rows, a.logits.shape[0], None if batch_size == 1 else batch_size * a.length, "logits", a.logits)
+        # b * length + p of any int64 is on a canvas that is too long to count
+        endless = batch_size <= 1 or a.length > (2**63 - 1) // batch_size
+        check_rows(a.rows, a.logits.shape[0], None if endless else batch_size * a.length, "logits", a.logits)
     else:
         require(a.length == 0, "length", "must be 0 without rows", a.length)
     check_shift(a.shift, packed)
@@ -154,6 +159,7 @@ def denoise_step(**arguments):
     ranked = a.rank_temperature == 0 or a.rule == "topk"
     require(ranked, "rank_temperature", f"must be 0 for rule {a.rule}", format(a.rank_temperature, "g"))
     check_trace(a.trace, a.trace_steps, a.x)
+    _apart(arguments, "x", "edits_left", "edited", "num_edited")
 
 
 def topk_unmask(**arguments):
@@ -167,6 +173,7 @@ def topk_unmask(**arguments):
     check_quota(a.quota, a.x)
     _places(a, a.tokens)
     _noted(a)
+    _apart(arguments, "x")
 
 
 def remask(**arguments):
@@ -179,6 +186,7 @@ def remask(**arguments):
     require(a.below == a.below, "below", "must not be NaN", format(a.below, "g"))
     _places(a, a.confidence)
     _noted(a)
+    _apart(arguments, "x")
 
 
 def _noted(a):
@@ -187,6 +195,14 @@ def _noted(a):
         check_step(a.step, "x", a.x)
     require(a.step is not None or a.trace is None, "step", "must be given with trace", "none")
     check_trace(a.trace, a.trace_steps, a.x)
+
+
+def _apart(arguments, *written):
+    """Last: what a step writes, a trace among it, and what of the tensors is read then."""
+    written += ("trace", "trace_steps")
+    tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
+    read = {name: value for name, value in tensors.items() if name not in written}
+    check_apart({name: tensors[name] for name in written if name in tensors}, read)
 
 
 def renoise_step(**arguments):
@@ -213,6 +229,7 @@ def renoise_step(**arguments):
     check_uniform(a.uniform, [*a.logits.shape[:-1], 2], "logits", a.logits)
     check_scoring(a.confidence, a.confidence_from, a.conf_dtype)
     check_trace(a.trace, a.trace_steps, a.x)
+    _apart(arguments, "x", "committed", "argmax", "unchanged", "done", "probs")
 
 
 def transition_step(**arguments):
@@ -229,6 +246,7 @@ def transition_step(**arguments):
     check_filters(a, a.x.shape[0], "x", a.x)
     check_uniform(a.uniform, [*a.logits.shape[:-1], 3], "logits", a.logits)
     check_trace(a.trace, a.trace_steps, a.x)
+    _apart(arguments, "x")
     check_current_tokens(a)
 
 

@@ -196,7 +196,7 @@ from dlm_kernels import TopK, array
 x, logits = np.zeros((1, 4), np.int64), np.ones((1, 4, 9), np.float32)
 array.row_stats(logits), array.draw_tokens(logits, temperature=1.0)
 array.denoise_step_(x, logits, mask_id=0, rule=TopK(1))
-array.topk_unmask_(x, x, logits[..., 0], 1, mask_id=0)
+array.topk_unmask_(x, x + 1, logits[..., 0], 1, mask_id=0)
 array.uniform_step_(x, logits, alpha_t=0.1, alpha_s=0.3)
 array.renoise_step_(x, logits, state=array.RenoiseState.start(x))
 sys.exit("torch" in sys.modules)
@@ -317,7 +317,7 @@ ARRAY = "must be an array: of NumPy, or with __cuda_array_interface__ or __dlpac
         (
             dict(logits=np.zeros((1,) * 7, "f4")),
             ValueError,
-            "logits: must be 3-dimensional, [B, W, V], got [1, 1, 1, 1, 1]",
+            "logits: must be 3-dimensional, [B, W, V], got [1, 1, 1, 1, 1, ...]",
         ),
         (dict(frozen=Refuses()), ValueError, "frozen: must let DLPack have its memory, got it is busy"),
         (dict(frozen=Elsewhere()), ValueError, "frozen: must be on the CPU or on CUDA, got DLPack device type 8"),

@@ -331,7 +331,7 @@ BAD_OF_ONE = [
     (
         "wino_step_",
         dict(accepted=torch.tensor([30]).expand(3)),
-        "accepted: must not overlap itself (stride 0), got strides [0]",
+        "accepted: must not overlap itself, got strides [0]",
     ),
     ("p2_step_", dict(kappa=1.5), "kappa: must be in [0, 1], got 1.5"),
     ("p2_step_", dict(kappa=torch.tensor([0.5, math.nan, 1.0])), "kappa: must be in [0, 1], got nan"),

@@ -140,7 +140,7 @@ def test_klass_state():
     before = clone(state.stable)
     with pytest.raises(ValueError, match="^ready: must not be given to klass_step_, got None$"):
         dlm.klass_step_(x, z, state, mask_id=30, ready=None)
-    with pytest.raises(ValueError, match="^tau: must be in"):
+    with pytest.raises(ValueError, match="^threshold: must be in"):
         dlm.klass_step_(x, z, state, mask_id=30, threshold=1.5)
     z[0, 1, 0] = torch.nan
     with pytest.raises(ValueError, match=r"\(b, i\) = \(0, 1\)$"):
@@ -200,7 +200,7 @@ def test_klass_on_a_copy():
         ),
         (
             dict(previous=torch.zeros(1, 5, 30).expand(2, 5, 30)),
-            "previous: must not overlap itself (stride 0), got strides [0, 30, 1]",
+            "previous: must not overlap itself, got strides [0, 30, 1]",
         ),
     ],
 )

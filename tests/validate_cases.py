@@ -10,8 +10,23 @@ from validate_own_cases import OWN_CASES
 
 RULE_NAMES = f"{', '.join(RULES[:-1])} or {RULES[-1]}"
 
+PLACES = torch.arange(B * L).view(B, L)
+
 # op, packed, what is spoilt, error, text
 CASES = [
+    # memory
+    *(
+        (op, 1, dict(x=PLACES, rows=PLACES[0, :R]), E, "x: must have memory of its own, got memory of rows")
+        for op in ("denoise_step_", "topk_unmask_", "remask_", "renoise_step_")
+    ),
+    (
+        "transition_step_",
+        1,
+        dict(x=PLACES[:, :5], logits=torch.zeros(5, V), rows=PLACES[0, :5]),
+        E,
+        "x: must have memory of its own, got memory of rows",
+    ),
+    ("renoise_step_", 0, dict(x=PLACES, argmax=PLACES), E, "argmax: must have memory of its own, got memory of x"),
     # x
     ("denoise_step_", 0, dict(x=torch.zeros(B, L)), T, "x: dtype must be int64 or int32, got float32"),
     ("topk_unmask_", 0, dict(x=torch.zeros(B, L)), T, "x: dtype must be int64 or int32, got float32"),
@@ -21,7 +36,7 @@ CASES = [
         0,
         dict(x=torch.full((B, 1), -1).expand(B, L)),
         E,
-        "x: must not overlap itself (stride 0), got strides [1, 0]",
+        "x: must not overlap itself, got strides [1, 0]",
     ),
     # logits
     (
@@ -291,7 +306,7 @@ CASES = [
         0,
         editing(edits_left=i64(1).expand(B)),
         E,
-        "edits_left: must not overlap itself (stride 0), got strides [0]",
+        "edits_left: must not overlap itself, got strides [0]",
     ),
     ("denoise_step_", 1, editing(edited=torch.zeros(B, W).bool()), E, "edited: shape must be [5], got [2, 4]"),
     ("denoise_step_", 0, editing(edited=torch.zeros(B, W)), T, "edited: dtype must be bool, got float32"),
@@ -300,7 +315,7 @@ CASES = [
         0,
         editing(edited=torch.zeros(B, 1).bool().expand(B, W)),
         E,
-        "edited: must not overlap itself (stride 0), got strides [1, 0]",
+        "edited: must not overlap itself, got strides [1, 0]",
     ),
     ("denoise_step_", 0, dict(edited=torch.zeros(B, W).bool()), E, "edited: must be given with edit, got without"),
     ("denoise_step_", 0, editing(num_edited=i64(0)), E, "num_edited: shape must be [2], got [1]"),

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "overlap.h"
 #include "redraw.h"
 #include "trace.h"
 
@@ -33,13 +34,14 @@ inline std::string text(double v) {
   return digits;
 }
 
+// An Array keeps the first kMaxDims of its extents.
 inline std::string list(const int64_t* values, int32_t n) {
   std::string items = "[";
-  for (int32_t i = 0; i < n; ++i) items += (i > 0 ? ", " : "") + text(values[i]);
-  return items + "]";
+  for (int32_t i = 0; i < n && i < kMaxDims; ++i) items += (i > 0 ? ", " : "") + text(values[i]);
+  return items + (n > kMaxDims ? ", ...]" : "]");
 }
-inline std::string text(const Array& a) { return list(a.shape, min_of(a.ndim, kMaxDims)); }
-inline std::string strides(const Array& a) { return "strides " + list(a.stride, min_of(a.ndim, kMaxDims)); }
+inline std::string text(const Array& a) { return list(a.shape, a.ndim); }
+inline std::string strides(const Array& a) { return "strides " + list(a.stride, a.ndim); }
 
 // Of a function that composes it.
 template <class Compose>
@@ -144,9 +146,7 @@ void values(const char* argument, const Array& a, Good good, const Rule& rule, i
 }
 
 inline void not_overlapping(const char* argument, const Array& a) {
-  bool overlaps = false;
-  for (int32_t d = 0; d < a.ndim; ++d) overlaps |= a.shape[d] > 1 && a.stride[d] == 0;
-  require(!overlaps || numel(a) == 0, argument, "must not overlap itself (stride 0)", [&] { return strides(a); });
+  require(!overlaps_itself(a), argument, "must not overlap itself", [&] { return strides(a); });
 }
 
 inline void contiguous(const char* argument, const Array& a) {
@@ -223,7 +223,7 @@ inline void temperature(const Array& t, int64_t batch, const char* anchor, const
 inline void step(const Array& s, const char* anchor, const Array& like) {
   dtype("step", s, {kInt64});
   on_device("step", s, anchor, like);
-  require(numel(s) == 1, "step", "must have one element", s);
+  require(numel(s) == 1 && s.ndim <= kMaxDims, "step", "must have one element", s);
 }
 
 inline void quota(const Array& q, const Array& x) {

@@ -51,7 +51,7 @@ DLM_HD bool commit(const DecideParams& d, const Place& at, int64_t token, float 
 
 // Whether the caller calls a row's position ready.
 DLM_HD bool is_ready(const DecideParams& d, const Geometry& g, int64_t row) {
-  return static_cast<const bool*>(d.ready.data)[row_offset(g, d.ready, row)];
+  return bool_at(d.ready, row_offset(g, d.ready, row));
 }
 
 // What topk_unmask_ and remask_ rank a row by, higher first; NaN where the caller has no number.

@@ -52,7 +52,7 @@ DLM_HD double divergence(const Divergence& d) {  // nats; never below 0 by round
 }
 
 DLM_HD bool is_asked_for(const DivergenceArgs& a, const Geometry& g, int64_t row) {
-  return !given(a.wanted) || static_cast<const bool*>(a.wanted.data)[row_offset(g, a.wanted, row)];
+  return !given(a.wanted) || bool_at(a.wanted, row_offset(g, a.wanted, row));
 }
 
 // A row nobody asked for is taken to have stayed as it was.

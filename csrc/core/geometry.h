@@ -67,8 +67,10 @@ inline void for_each_place(const Geometry& g, Visit visit) {
     return;
   }
   for (int64_t b = 0; b < g.batch; ++b) {
-    const int64_t start = given(g.start) ? int_at(g.start, b) : 0;
-    for (int64_t i = 0; i < g.width; ++i) visit(b * g.width + i, Place{b, start + i});
+    const auto start = static_cast<uint64_t>(given(g.start) ? int_at(g.start, b) : 0);  // unsigned as above
+    for (int64_t i = 0; i < g.width; ++i) {
+      visit(b * g.width + i, Place{b, static_cast<int64_t>(start + static_cast<uint64_t>(i))});
+    }
   }
 }
 
@@ -87,8 +89,11 @@ DLM_HD_CALL int64_t logits_offset(const Geometry& g, const Array& logits, int64_
   return b * logits.stride[0] + i * logits.stride[1];
 }
 
+// A caller's bool is a byte, and any but 0 is true: bytes that were viewed as bool may be others than 0 and 1.
+DLM_HD bool bool_at(const Array& flags, int64_t offset) { return static_cast<const uint8_t*>(flags.data)[offset] != 0; }
+
 DLM_HD bool flag_at(const Array& flags, const Place& at) {  // of [B, L] bool; false where not given
-  return given(flags) && static_cast<const bool*>(flags.data)[at.b * flags.stride[0] + at.p * flags.stride[1]];
+  return given(flags) && bool_at(flags, at.b * flags.stride[0] + at.p * flags.stride[1]);
 }
 
 DLM_HD_CALL int64_t token_on_canvas(const Array& x, Place at) {
@@ -107,7 +112,7 @@ DLM_HD_CALL bool is_candidate(const DecideParams& d, Place at) {
   if (at.b < 0 || at.p < 0 || at.p >= d.x.shape[1] || at.p < d.window_start || at.p >= stop) return false;
   if ((d.writes & (is_open(d, at) ? kMask : kToken)) == 0) return false;
   return !flag_at(d.frozen, at) && !flag_at(d.committed, at) &&
-         !(given(d.done) && static_cast<const bool*>(d.done.data)[at.b * d.done.stride[0]]);
+         !(given(d.done) && bool_at(d.done, at.b * d.done.stride[0]));
 }
 
 }  // namespace dlm

@@ -20,11 +20,16 @@ struct Array {
 
 DLM_HD bool given(const Array& a) { return a.ndim >= 0; }
 
-DLM_HD int64_t numel(const Array& a) {
+// Of an expanded array that may be more than there are numbers: then the largest.
+inline int64_t product(const int64_t* extents, int32_t dims) {
   int64_t n = 1;
-  for (int32_t d = 0; d < a.ndim && d < kMaxDims; ++d) n *= a.shape[d];
+  for (int32_t d = 0; d < dims; ++d) {
+    if (extents[d] == 0) return 0;
+    if (__builtin_mul_overflow(n, extents[d], &n)) n = INT64_MAX;
+  }
   return n;
 }
+inline int64_t numel(const Array& a) { return product(a.shape, a.ndim < kMaxDims ? a.ndim : kMaxDims); }
 
 // Where logits come from and which law they define.
 struct SweepParams {

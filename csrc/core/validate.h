@@ -10,6 +10,31 @@
 
 namespace dlm {
 
+namespace check {
+
+struct Named {
+  const char* argument;
+  const Array& array;
+  Span span = span_of(array);
+};
+
+// What a step writes it must not read as something else, and write under one name only. Last, and in the order of the
+// signature.
+inline void apart(std::initializer_list<Named> written, std::initializer_list<Named> read) {
+  const auto pair = [](const Named& one, const Named& other) {
+    const bool shared = meet(one.span, other.span) && share_memory(one.array, other.array);
+    require(!shared, one.argument, "must have memory of its own",
+            [&] { return std::string("memory of ") + other.argument; });
+  };
+  for (const Named& one : written) {
+    if (is_empty(one.span)) continue;
+    for (const Named* other = written.begin(); other != &one; ++other) pair(one, *other);
+    for (const Named& other : read) pair(one, other);
+  }
+}
+
+}  // namespace check
+
 inline Resolved validate(const RowStatsArgs& a) {
   const SweepParams& s = a.sweep;
   Resolved out;
@@ -63,9 +88,12 @@ inline Resolved validate(const DrawArgs& a) {
   check::step(a.draw.step, "logits", s.logits);
   check::start(a.place.start, packed, batch, -1, "logits", s.logits);
   const int64_t length = a.place.length;
+  int64_t limit = -1;
   if (listed) {
     check::require(length >= 1, "length", "must be >= 1 with rows", length);
-    check::rows(a.place.rows, s.logits.shape[0], batch == 1 ? -1 : batch * length, "logits", s.logits);
+    // b * length + p of any int64 is on a canvas that is too long to count
+    limit = batch <= 1 || length > INT64_MAX / batch ? -1 : batch * length;
+    check::rows(a.place.rows, s.logits.shape[0], limit, "logits", s.logits);
   } else {
     check::require(length == 0, "length", "must be 0 without rows", length);
   }
@@ -81,7 +109,7 @@ inline Resolved validate(const DrawArgs& a) {
       !compares(out.confidence) || given(a.draw.current), "given",
       [&] { return std::string("must be given for confidence ") + a.draw.confidence; }, "none");
   out.geometry = check::geometry(s.logits, 1, a.place, length);
-  if (listed && batch > 1) out.geometry.limit = batch * length;
+  out.geometry.limit = limit;
   out.vocab = s.logits.shape[s.logits.ndim - 1];
   return out;
 }
@@ -108,6 +136,29 @@ inline Resolved validate(const StepArgs& a) {
       a.draw.rank_temperature == 0 || out.rule == kTopK, "rank_temperature",
       [&] { return std::string("must be 0 for rule ") + a.decide.rule; }, a.draw.rank_temperature);
   check::trace(a.decide);
+  const EditParams& edit = a.decide.edit;
+  check::apart({{"x", x},
+                {"edits_left", edit.left},
+                {"edited", edit.edited},
+                {"num_edited", edit.num_edited},
+                {"trace", a.decide.trace.positions},
+                {"trace_steps", a.decide.trace.steps}},
+               {{"logits", s.logits},
+                {"temperature", s.temperature},
+                {"seed", a.draw.seed},
+                {"step", a.draw.step},
+                {"quota", a.decide.quota},
+                {"ready", a.decide.ready},
+                {"frozen", a.decide.frozen},
+                {"start", a.place.start},
+                {"rows", a.place.rows},
+                {"suppress", s.suppress},
+                {"demote", a.draw.demote},
+                {"uncond_logits", s.uncond},
+                {"top_k", s.top_k},
+                {"top_p", s.top_p},
+                {"min_p", s.min_p},
+                {"uniform", a.draw.uniform}});
   out.geometry = check::geometry(s.logits, 1, a.place, x.shape[1]);
   out.geometry.limit = numel(x);
   return out;
@@ -149,6 +200,28 @@ inline Resolved validate(const RenoiseArgs& args) {
   check::uniform(a.draw.uniform, s.logits, 2);
   check::scoring(a.draw, &out);
   check::trace(a.decide);
+  check::apart({{"x", x},
+                {"committed", a.decide.committed},
+                {"argmax", state.argmax},
+                {"unchanged", state.unchanged},
+                {"done", a.decide.done},
+                {"probs", state.probs},
+                {"trace", a.decide.trace.positions},
+                {"trace_steps", a.decide.trace.steps}},
+               {{"logits", s.logits},
+                {"temperature", s.temperature},
+                {"seed", a.draw.seed},
+                {"step", a.draw.step},
+                {"quota", a.decide.quota},
+                {"frozen", a.decide.frozen},
+                {"start", a.place.start},
+                {"rows", a.place.rows},
+                {"suppress", s.suppress},
+                {"uncond_logits", s.uncond},
+                {"top_k", s.top_k},
+                {"top_p", s.top_p},
+                {"min_p", s.min_p},
+                {"uniform", a.draw.uniform}});
   out.geometry = check::geometry(s.logits, 1, a.place, x.shape[1]);
   out.geometry.limit = numel(x);
   return out;
@@ -171,6 +244,21 @@ inline Resolved validate(const TransitionArgs& a) {
   check::filters(s, x.shape[0], "x", x, &out);
   check::uniform(a.draw.uniform, s.logits, 3);
   check::trace(a.decide);
+  check::apart({{"x", x}, {"trace", a.decide.trace.positions}, {"trace_steps", a.decide.trace.steps}},
+               {{"logits", s.logits},
+                {"temperature", s.temperature},
+                {"seed", a.draw.seed},
+                {"step", a.draw.step},
+                {"coefficients", a.coefficients},
+                {"frozen", a.decide.frozen},
+                {"start", a.place.start},
+                {"rows", a.place.rows},
+                {"suppress", s.suppress},
+                {"uncond_logits", s.uncond},
+                {"top_k", s.top_k},
+                {"top_p", s.top_p},
+                {"min_p", s.min_p},
+                {"uniform", a.draw.uniform}});
   out.geometry = check::geometry(s.logits, 1, a.place, x.shape[1]);
   out.geometry.limit = numel(x);
   check::current_tokens(a, out.geometry, out.vocab);
@@ -218,6 +306,14 @@ inline Resolved validate(const UnmaskArgs& a) {
   check::require(given(a.decide.trace.step) || !given(a.decide.trace.positions), "step", "must be given with trace",
                  "none");
   check::trace(a.decide);
+  check::apart({{"x", x}, {"trace", a.decide.trace.positions}, {"trace_steps", a.decide.trace.steps}},
+               {{"tokens", a.tokens},
+                {"confidence", a.confidence},
+                {"quota", a.decide.quota},
+                {"frozen", a.decide.frozen},
+                {"start", a.place.start},
+                {"rows", a.place.rows},
+                {"step", a.decide.trace.step}});
   out.geometry = check::geometry(a.confidence, 0, a.place, x.shape[1]);
   out.geometry.limit = numel(x);
   return out;
@@ -229,7 +325,11 @@ int32_t guarded(Error* error, Body body) {
   const auto fail = [&](int32_t kind, const char* text) {
     if (error != nullptr) {
       error->kind = kind;
-      snprintf(error->text, sizeof error->text, "%s", text);
+      const size_t room = sizeof error->text - 1;
+      size_t n = std::min(strlen(text), room);
+      while (n == room && n > 0 && (text[n] & 0xc0) == 0x80) --n;  // a whole character of UTF-8 or none of it
+      memcpy(error->text, text, n);
+      error->text[n] = 0;
     }
     return kind;
   };

@@ -34,6 +34,7 @@ inline constexpr const char* type_string<uint8_t> = "uint8";
 class Call {
  public:
   using Tensor = py::object;
+  using Name = std::string;
 
   Call(const char* name, const py::object& anchor) {
     if (py::isinstance<py::array>(anchor)) return;

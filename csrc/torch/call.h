@@ -16,6 +16,29 @@
 
 namespace dlm::torch_ops {
 
+struct Name : std::string {
+  using std::string::string;
+};
+
+}  // namespace dlm::torch_ops
+
+// torch's own for std::string loses one in every call, up to 2.13: https://github.com/pytorch/pytorch/issues/191340
+template <>
+struct torch::stable::detail::ToImpl<dlm::torch_ops::Name> {
+  static dlm::torch_ops::Name call(StableIValue value, uint64_t, bool) {
+    const auto handle = to<StringHandle>(value);
+    size_t length;
+    const char* text;
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &text));
+    dlm::torch_ops::Name name(text, length);
+    TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    return name;
+  }
+};
+
+namespace dlm::torch_ops {
+
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -43,20 +66,33 @@ constexpr ScalarType scalar_type<bool> = ScalarType::Bool;
 template <>
 constexpr ScalarType scalar_type<uint8_t> = ScalarType::Byte;
 
+// The Python layer reads the kind from this mark and raises that error. No STD_TORCH_CHECK: its string stream crashes
+// where a compiler links a libstdc++ of its own into this library.
+[[noreturn]] inline void fail(const std::string& kind, const std::string& text) {
+  throw std::runtime_error("[dlm_kernels:" + kind + "] " + text + "[end]");
+}
+
 // Contiguous, on the device of `like`. torch::stable::new_empty looks the operator up by its name and boxes what it is
 // given; a small step would spend half its time there.
 template <class T>
 Tensor make_like(const Tensor& like, const Shape& shape) {
+  const int64_t elements = product(shape);
+  const auto no_memory = [&] {
+    fail("OutOfMemoryError",
+         "not enough memory for " + std::to_string(elements) + " x " + std::to_string(sizeof(T)) + " bytes");
+  };
+  if (elements == kTooMany) no_memory();
   Shape stride(shape.size());
   int64_t next = 1;
   for (size_t d = shape.size(); d-- > 0; next *= shape[d] > 0 ? shape[d] : 1) stride[d] = next;
   int32_t device_type;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle made;
-  TORCH_ERROR_CODE_CHECK(
+  const AOTITorchError status =
       aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), stride.data(),
                                torch::stable::detail::to<int32_t>(torch::stable::detail::from(scalar_type<T>)),
-                               device_type, like.get_device_index(), &made));
+                               device_type, like.get_device_index(), &made);
+  if (status != TORCH_SUCCESS) no_memory();
   return Tensor(made);
 }
 
@@ -66,21 +102,18 @@ template <class Device>
 class Call {
  public:
   using Tensor = torch_ops::Tensor;
+  using Name = torch_ops::Name;
 
-  Call(const char*, const Tensor& anchor) : anchor_(anchor) {}
+  Call(const char* name, const Tensor& anchor) : anchor_(anchor) { must_be(name, anchor); }
 
   // Dimensions beyond kMaxDims keep their number, which validation rejects, and their first extents, which it prints.
-  static Array read(const char*, const Tensor& t) {
-    Array a;
-    a.data = const_cast<void*>(t.const_data_ptr());
-    a.dtype = dtype_of(t);
-    a.device = Device::ordinal(t);
-    a.ndim = static_cast<int32_t>(t.dim());
-    for (int32_t d = 0; d < a.ndim && d < kMaxDims; ++d) {
-      a.shape[d] = t.size(d);
-      a.stride[d] = t.stride(d);
+  static Array read(const char* name, const Tensor& t) {
+    try {
+      return array_of(t);
+    } catch (const std::exception&) {
+      must_be(name, t);
+      throw;
     }
-    return a;
   }
   // Copies that torch made lazily are made now.
   static Array write(const char* name, Tensor& t) {
@@ -97,18 +130,33 @@ class Call {
   }
   static void* data(Tensor& t) { return t.mutable_data_ptr(); }
 
-  // The Python layer reads the kind from this mark and raises ValueError or TypeError.
   template <class Args>
   void run(const Need& need, const Args& args) const {
     dlm_error error;
     const int32_t status = Device(anchor_, need).call(args, &error);
     if (status == 0) return;
-    // No STD_TORCH_CHECK: its string stream crashes where a compiler links a libstdc++ of its own into this library.
-    const std::string kind = status == 1 ? "ValueError" : status == 2 ? "TypeError" : "RuntimeError";
-    throw std::runtime_error("[dlm_kernels:" + kind + "] " + error.text + "[end]");
+    fail(status == 1 ? "ValueError" : status == 2 ? "TypeError" : "RuntimeError", error.text);
   }
 
  private:
+  static Array array_of(const Tensor& t) {
+    Array a;
+    a.data = const_cast<void*>(t.const_data_ptr());
+    a.dtype = dtype_of(t);
+    a.device = Device::ordinal(t);
+    a.ndim = static_cast<int32_t>(t.dim());
+    for (int32_t d = 0; d < a.ndim && d < kMaxDims; ++d) {
+      a.shape[d] = t.size(d);
+      a.stride[d] = t.stride(d);
+    }
+    return a;
+  }
+
+  // A schema's Tensor may be None nevertheless: torch then hands over one that is undefined.
+  static void must_be(const char* name, const Tensor& t) {
+    if (!t.defined()) fail("TypeError", std::string(name) + ": must be a torch.Tensor, got NoneType");
+  }
+
   const Tensor& anchor_;
 };
 

@@ -21,8 +21,9 @@ class Cuda {
         // A plain temporary: torch's allocator gives its memory away no earlier than this stream has used it.
         scratch_(make_like<uint8_t>(anchor, {dlm_cuda_scratch_bytes(need.rows, need.vocab)})) {
     if (!anchor.is_cuda()) return;  // another argument is: validation says which
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
-                    "[dlm_kernels:RuntimeError] this torch has CUDA tensors but no CUDA streams[end]");
+    if (aoti_torch_get_current_cuda_stream == nullptr) {
+      fail("RuntimeError", "this torch has CUDA tensors but no CUDA streams");
+    }
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(anchor.get_device_index(), &stream_));
   }
 

@@ -251,7 +251,7 @@ def _above(threshold, quota):
     """All confidences above it, at least ``quota`` (int64 [1] or [B]). It may be any number."""
     if threshold >= 1:
         return TopK(quota)
-    return Threshold(max(threshold, 0.0), at_least=quota, strict=threshold >= 0)
+    return Threshold(max(threshold, 0.0), at_least=quota, strict=bool(threshold >= 0))
 
 
 def _choose(rule, eligible, draw):
