@@ -43,7 +43,8 @@ def tensor(argument, value):
 def movable(argument, value, device):
     """A tensor that holds numbers, if those of the device do."""
     if value.is_meta and device.type != "meta":
-        require(False, argument, f"must be on {device} or the CPU", value.device)
+        there = "the CPU" if device.type == "cpu" else f"{device} or the CPU"
+        require(False, argument, f"must be on {there}", value.device)
     return value
 
 

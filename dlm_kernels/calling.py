@@ -208,8 +208,17 @@ class Writing:
         self._own = {"x": x, **others}
         self.x, self.arguments = x, others  # of the op, the latter by keyword
         if flag("check", check):
+            self._check_own()
             self.x = x.clone()
             self.arguments = {k: None if v is None else v.clone() for k, v in others.items()}
+
+    def _check_own(self):
+        """What the op cannot see of copies."""
+        if not is_compiling():
+            for name, value in self._own.items():
+                if value is not None:
+                    checks.require_apart(name, value)
+            checks.check_apart(self._own, {})
 
     def check(self, bad, argument, rule, suspect, x, mask_id, window, frozen, start, rows):
         """If a sequence is ``bad`` [B], raise, naming the first candidate that is ``suspect`` (bool, row-shaped); else let the

@@ -55,7 +55,15 @@ class _Block:
     def _flat(self, argument, value):
         """A row-shaped argument as draw_tokens takes it for packed rows."""
         shape = self.logits.shape if argument == "uncond_logits" else self.held.shape
-        return _of_shape(argument, value, shape).flatten(0, 1)
+        return self.like_rows(argument, value, shape).flatten(0, 1)
+
+    def like_rows(self, argument, value, shape):
+        value = tensor(argument, value)
+        if value.shape != shape:
+            require(False, argument, f"shape must be {list(shape)}", list(value.shape))
+        if value.device != self.logits.device:
+            require(False, argument, f"must be on {self.logits.device} as logits", value.device)
+        return value
 
     def held_by(self, argument, logits, uncond_logits=None, cfg_scale=0.0, suppress=None, **_):
         """(p, bad) [B, W]: the probability, at T = 1, of what every filled position holds. ``argument``: what errors call the
@@ -86,13 +94,6 @@ class _Block:
             draw.bad.sum(-1),
             self.x,
         )
-
-
-def _of_shape(argument, value, shape):
-    value = tensor(argument, value)
-    if value.shape != shape:
-        require(False, argument, f"shape must be {list(shape)}", list(value.shape))
-    return value
 
 
 def _level(argument, value):
@@ -149,7 +150,7 @@ def wino_step_(
     """
     tau, shadow_tau = _level("threshold", threshold), _level("shadow_threshold", shadow_threshold)
     block = _Block(x, logits, mask_id, window, frozen, start, trace, step)
-    shadow = _of_shape("shadow_logits", shadow_logits, block.logits.shape)
+    shadow = block.like_rows("shadow_logits", shadow_logits, block.logits.shape)
     accepted = check_state("accepted", accepted, x.shape[:1], x, "int64")
     check_apart(dict(x=block.x, accepted=accepted), dict(logits=block.logits, shadow_logits=shadow, frozen=frozen))
     kept, _ = block.held_by("shadow_logits", shadow)

@@ -49,6 +49,8 @@ INNER_NAMES = (
     "done",
     "committed",
     "at_least",
+    "k",
+    "transition",  # that uniform_step_ makes
     "schedule values",
 )
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")

@@ -12,7 +12,7 @@ from validate_calls import OPS, B, E, L, T, V, W, call_of, i64, meta, schedule, 
 from validate_cases import CASES
 
 import dlm_kernels as dlm
-from dlm_kernels import reference
+from dlm_kernels import reference, remasking, transitions
 from dlm_kernels.calling import call as _call
 
 
@@ -289,3 +289,35 @@ def test_check_of_draws_and_confidences():
     with pytest.raises(ValueError, match=r"^confidence: .*\(1, 3\)"):
         dlm.topk_unmask_(x, x + 2, confidence, 2, mask_id=-1, check=True)
     assert bool((x == -1).all())
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_memory_of_its_own(check):
+    """Also where the op is given copies."""
+    with pytest.raises(ValueError, match=r"^x: must not overlap itself, got strides \[0, 1\]$"):
+        x = torch.full((1, L), V).expand(B, L)
+        dlm.denoise_step_(x, torch.zeros(B, L, V), mask_id=V, rule=dlm.TopK(1), check=check)
+    x = torch.zeros(B, L, dtype=torch.int64)
+    state = dlm.RenoiseState.start(x)
+    state.argmax = x
+    with pytest.raises(ValueError, match="^argmax: must have memory of its own, got memory of x$"):
+        dlm.renoise_step_(x, torch.zeros(B, L, V), state=state, check=check)
+    assert not bool(x.any())
+
+
+@pytest.mark.parametrize(
+    "step, argument",
+    [
+        (lambda x, z, meta: remasking.wino_step_(x, z, z.to("meta"), x[:, 0].clone(), mask_id=V), "shadow_logits"),
+        (lambda x, z, meta: dlm.q_sample(x, meta, vocab_size=V), "alpha"),
+        (lambda x, z, meta: dlm.q_sample(x, 0.5, vocab_size=V, mask_id=V, uniform_share=meta), "uniform_share"),
+        (lambda x, z, meta: dlm.transition_step_(x, z, transition=transitions.uniform(meta, 0.5)), "transition"),
+        (
+            lambda x, z, meta: dlm.uniform_step_(x, z, alpha_t=0.1, alpha_s=0.2, mask_id=1, suppress=meta.long()),
+            "suppress",
+        ),
+    ],
+)
+def test_tensors_without_numbers(step, argument):
+    with pytest.raises(ValueError, match=f"^{argument}: must be on .*, got meta$"):
+        step(torch.zeros(B, L, dtype=torch.int64), torch.zeros(B, L, V), torch.full((B,), 0.3, device="meta"))
