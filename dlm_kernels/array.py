@@ -31,8 +31,16 @@ import os
 
 import numpy as np
 
-from . import _array, _array_schedule
+from . import _array_schedule
 from . import state as carried
+
+try:
+    from . import _array
+except ImportError as error:
+    raise ImportError(
+        "dlm_kernels.array has no module for this Python, as in the wheel for every Python (cp310-abi3) and in builds without "
+        f"pybind11: install the wheel for this Python, or build where pybind11 is; importing it failed: {error}"
+    ) from error
 from ._array import get_num_threads, set_num_threads
 from ._array_schedule import Level
 from .arguments import (

@@ -81,7 +81,7 @@ def _backends():
 
 
 def _numpy_entry():
-    from . import _array
+    from .array import _array
 
     return {"module": _array.__name__, "loaded": True}
 

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / ".ci"))
 
-from wheels import build, inspection, toolkit  # noqa: E402
+from wheels import build, inspection, smoke, toolkit  # noqa: E402
 from wheels.command import WheelError, run  # noqa: E402
 
 BUILT = {
@@ -325,3 +325,18 @@ def test_a_failing_program_is_quoted():
     with pytest.raises(WheelError, match="(?s)^failed: .*sys.exit.*\nno luck$"):
         run([sys.executable, "-c", "import sys; sys.exit('no luck')"], quiet=True)
     assert json.loads(run([sys.executable, "-c", "print([1])"], quiet=True)) == [1]
+
+
+def test_a_wheel_without_the_numpy_module_says_so(tmp_path, monkeypatch, run_python):
+    for name in ("__init__.py", "array.py", "_array_schedule.py"):
+        (tmp_path / name).touch()
+    assert smoke.array_entry() == "dlm_kernels.array"
+    monkeypatch.setattr(smoke.dlm, "__file__", str(tmp_path / "__init__.py"))
+    assert smoke.array_entry() == "no dlm_kernels.array (torch-only wheel)"
+    done = run_python("""
+import sys
+sys.modules["dlm_kernels._array"] = None
+from dlm_kernels import info
+print(info.collect()["numpy_entry"]["error"])
+""")
+    assert "install the wheel for this Python" in done.stdout
