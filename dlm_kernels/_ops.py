@@ -108,12 +108,19 @@ def _fake_q_sample(x, rates, seed, step, **_):
     return x.new_empty(x.shape), x.new_empty(x.shape, dtype=torch.uint8)
 
 
+def _home(arguments, args):
+    """The device of a call. What a schema calls a Tensor may be None nevertheless."""
+    if not isinstance(args[0], torch.Tensor):
+        raise TypeError(f"{arguments[0]}: must be a torch.Tensor, got {type(args[0]).__name__}")
+    return args[0].device
+
+
 def _on_one_device(name, fake):
     """A fake kernel that looks where its tensors are, as the kernels do: one on "meta" would else make a step do nothing."""
     arguments = [a.name for a in torch._C.parse_schema(name + SCHEMAS[name]).arguments]
 
     def checked(*args, **kwargs):
-        anchor = args[0].device
+        anchor = _home(arguments, args)
         for argument, value in [*zip(arguments, args), *kwargs.items()]:
             if isinstance(value, torch.Tensor) and value.device != anchor:
                 raise ValueError(f"{argument}: must be on {anchor} as {arguments[0]}, got {value.device}")
@@ -145,7 +152,7 @@ def _fallback(name):
         for argument, value in [*zip(arguments, args), *kwargs.items()]:  # others have no strides: no kernel takes them
             if isinstance(value, torch.Tensor) and value.layout is not torch.strided:
                 raise ValueError(f"{argument}: layout must be torch.strided, got {value.layout}")
-        _warn_of_fallback(args[0].device.type)
+        _warn_of_fallback(_home(arguments, args).type)
         return reference_op(*args, **kwargs)
 
     return op

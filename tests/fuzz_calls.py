@@ -2,12 +2,12 @@
 
 import torch
 from fuzz_arguments import OfOps, schema_of
-from fuzz_functions import FUNCTIONS, INNER_NAMES, OUT_OF_MEMORY, WRITTEN, OfFunctions, names_of, needed_of
+from fuzz_functions import FUNCTIONS, INNER_NAMES, TORCHS_OWN, WRITTEN, OfFunctions, names_of, needed_of
 from fuzz_values import spoil, tensors_in
 
 from dlm_kernels import _ops
 
-__all__ = ["FUNCTIONS", "INNER_NAMES", "OUT_OF_MEMORY", "WRITTEN", "schema_of", "spoil", "tensors_in"]
+__all__ = ["FUNCTIONS", "INNER_NAMES", "TORCHS_OWN", "WRITTEN", "schema_of", "spoil", "tensors_in"]
 TARGETS = [("op", name) for name in _ops.SCHEMAS] + [("function", name) for name in FUNCTIONS]
 TOGETHER = (("rows", "length"), ("trace", "trace_steps"))
 

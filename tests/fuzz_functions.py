@@ -53,7 +53,13 @@ INNER_NAMES = (
     "transition",  # that uniform_step_ makes
     "schedule values",
 )
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+# What errors say that torch raises, or that say no more than torch does: no memory, and values of what has none.
+TORCHS_OWN = (
+    "can't allocate memory",
+    "not enough memory",
+    "Storage size calculation overflowed",
+    "cannot be called on meta tensors",
+)
 NOT_PASSED = {
     "transition",
     "rule",

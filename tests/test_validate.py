@@ -321,3 +321,14 @@ def test_memory_of_its_own(check):
 def test_tensors_without_numbers(step, argument):
     with pytest.raises(ValueError, match=f"^{argument}: must be on .*, got meta$"):
         step(torch.zeros(B, L, dtype=torch.int64), torch.zeros(B, L, V), torch.full((B,), 0.3, device="meta"))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_nothing_for_a_tensor(device):
+    with pytest.raises(TypeError, match="^logits: must be a torch.Tensor, got NoneType$"):
+        _call(ops.row_kl, None, torch.zeros(1, 1, 2), torch.ones(1, device=device))
+
+
+def test_no_memory_for_results(isa):
+    with pytest.raises(torch.OutOfMemoryError, match="^not enough memory for "):
+        dlm.row_stats(torch.zeros(1, 1).expand(2**62, 1))
