@@ -13,6 +13,7 @@ from .results import RemaskStepResult
 from .seeds import fresh_seeds
 from .step import draw_tokens, needs_noise, remask_, require_finite_rows, topk_unmask_
 
+_PER_SEQUENCE = ("temperature", "seed", "top_k", "top_p", "min_p")
 _OF_THE_STEP = ("rows", "length", "shift", "given")  # of draw_tokens, and not the caller's
 
 
@@ -38,6 +39,10 @@ class _Block:
         for argument in _OF_THE_STEP:
             require(argument not in law, argument, "must not be given to a remasking step", law.get(argument))
         size, length = self.x.shape
+        for argument, value in dict(law, seed=seed).items():  # packed rows say less about how many sequences there are
+            per_sequence = argument in _PER_SEQUENCE and isinstance(value, torch.Tensor) and value.dim() == 1
+            if per_sequence and value.shape[0] not in (1, size):
+                require(False, argument, f"shape must be [1] or [{size}]", list(value.shape))
         if seed is None and needs_noise(
             law.get("temperature", 0.0), law.get("confidence", "prob"), law.get("rank_temperature")
         ):

@@ -332,3 +332,12 @@ def test_nothing_for_a_tensor(device):
 def test_no_memory_for_results(isa):
     with pytest.raises(torch.OutOfMemoryError, match="^not enough memory for "):
         dlm.row_stats(torch.zeros(1, 1).expand(2**62, 1))
+
+
+@pytest.mark.parametrize("argument", ["temperature", "seed", "top_k", "top_p", "min_p"])
+def test_numbers_of_too_few_sequences(argument):
+    """Of a step that packs its rows."""
+    x, few = torch.full((3, L), V), torch.full((2,), 1 if argument in ("seed", "top_k") else 0.5)
+    with pytest.raises(ValueError, match=rf"^{argument}: shape must be \[1\] or \[3\], got \[2\]$"):
+        remasking.p2_step_(x, torch.zeros(3, L, V), mask_id=V, kappa=0.5, **{argument: few})
+    assert bool((x == V).all())
