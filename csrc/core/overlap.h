@@ -80,11 +80,15 @@ inline bool share_memory(const Array& a, const Array& b) {
 
 inline bool overlaps_itself(const Array& a) {
   if (!given(a) || numel(a) == 0) return false;
-  std::pair<int64_t, int64_t> dims[kMaxDims], *end = dims;  // (stride, size), none of size 1
+  using Dim = std::pair<int64_t, int64_t>;
+  Dim dims[kMaxDims], *end = dims;  // (stride, size) in order, none of size 1
   for (int32_t d = 0; d < a.ndim && d < kMaxDims; ++d) {
-    if (a.shape[d] > 1) *end++ = {std::abs(a.stride[d]), a.shape[d]};
+    if (a.shape[d] <= 1) continue;
+    const Dim dim{std::abs(a.stride[d]), a.shape[d]};
+    Dim* place = end++;
+    for (; place != dims && dim < place[-1]; --place) *place = place[-1];
+    *place = dim;
   }
-  std::sort(dims, end);
   int64_t reach = 0;  // of the dimensions inside: each index of this one is clear of them
   for (const auto* dim = dims; dim != end; ++dim) {
     const auto [stride, size] = *dim;
