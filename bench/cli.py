@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="whole loops of other codebases instead, accelerated and not; with verdicts",
     )
+    add(
+        "--overhead",
+        action="store_true",
+        help="what a call costs without work instead, in CPU time, through torch and through array; with verdicts",
+    )
     add("--quick", action="store_true", help="seconds: the set quick, against the eager peers")
     add("--filter", metavar="REGEX", help="only cases whose name matches (see --list)")
     add("--against", metavar="NAME,...", help="only these peers, comma-separated (see --list)")
@@ -116,6 +121,8 @@ def main(args: argparse.Namespace) -> int:
                 raise ValueError(f"{name}: must be >= 0, got {getattr(args, name)}")
         if args.loops:
             return _loops(args)
+        if args.overhead:
+            return _overhead(args)
         chosen = cases.select("quick" if args.quick else args.set, args.filter)
         if args.list:
             return _list(chosen)
@@ -218,6 +225,18 @@ def _loops(args: argparse.Namespace) -> int:
     if args.plot:
         _plot(rows, args.plot, args.format)
     return int(loops_report.failed(rows))
+
+
+def _overhead(args: argparse.Namespace) -> int:
+    from . import overhead
+
+    rows = []
+    for row in _rows_of({"overhead": {"number": 100, "repeats": 3} if args.quick else {}, **_method(args)}, "default"):
+        rows.append(row)
+        if args.out:
+            _append(args.out, row)
+    overhead.print_rows(rows)
+    return int(overhead.failed(rows))
 
 
 def _append(path: Path, row: dict) -> None:

@@ -135,7 +135,7 @@ class UniformProblem(Problem):
             mask_id=self.mask_id, stability=1, confident=3.0, softcap=30.0 if "softcap" in self.options else 0.0
         )
         out = _ops.renoise_step_(*self._args(t), t["k"], **state, **more, **self._scored(), **self._shared(t))
-        names = ("tokens", "best", "entropy", "confidence", "accepted", "num_accepted", "num_bad")
+        names = ("tokens", "best", "entropy", "confidence", "accepted", "num_accepted", "num_bad", "at_rest")
         return dict(zip(names, out))
 
     def _transition_step_(self, t: dict[str, torch.Tensor]) -> dict:

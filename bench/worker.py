@@ -12,7 +12,8 @@ import sys
 def main(job: dict) -> None:
     """Keys: cases (list of Case fields), providers (names or null), isa (add one provider per instruction set), method
     (timing.Method fields), threads (0: what torch takes), accuracy (add the rows of that family: masked, uniform, or ""),
-    progress (a bar on stderr). Or, instead of cases: loops (a regular expression, loops.py)."""
+    progress (a bar on stderr). Or, instead of cases: loops (a regular expression, loops.py), or overhead (arguments of
+    overhead.rows)."""
     import torch
 
     from . import accuracy, machine, measure, peers, uniform_accuracy
@@ -32,6 +33,14 @@ def main(job: dict) -> None:
         torch.set_num_threads(threads)
         with shown(job["progress"]) as on_progress:
             for row in loops.rows(loops.select(job["loops"]), Method(**job["method"]), threads, on_progress):
+                emit(row)
+        return
+    if "overhead" in job:
+        from . import overhead
+
+        torch.set_num_threads(1)
+        with shown(job["progress"]) as on_progress:
+            for row in overhead.rows(machine.describe(1), **job["overhead"], on_progress=on_progress):
                 emit(row)
         return
     if job["accuracy"]:

@@ -2,9 +2,12 @@
 // and pybind/ bring the arrays. The signatures are the schemas of dlm_kernels/_ops.py.
 #pragma once
 
+#include <array>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "api.h"
@@ -81,6 +84,30 @@ inline const char* name_of(const std::string& name) {
   return name.find('\0') == std::string::npos ? name.c_str() : "a name with NUL in it";
 }
 
+// Numbers where an op takes arrays: [1] each, on the host, for as long as this lives.
+class Numbers {
+ public:
+  template <class T>
+  Array hold(T value) {
+    void* const slot = &slots_.at(used_++);
+    memcpy(slot, &value, sizeof value);
+    return on_host(slot, std::is_same_v<T, float> ? kFloat32 : std::is_same_v<T, double> ? kFloat64 : kInt64, 1);
+  }
+  static Array on_host(void* data, DType dtype, int64_t size) {
+    Array a;
+    a.data = data;
+    a.dtype = dtype;
+    a.ndim = 1;
+    a.shape[0] = size;
+    a.stride[0] = 1;
+    return a;
+  }
+
+ private:
+  std::array<int64_t, 16> slots_;  // more than any op has
+  size_t used_ = 0;
+};
+
 // What a call needs besides its arguments.
 struct Need {
   int64_t rows = 0, vocab = 0, batch = 0, num_suppress = 0;  // vocab 0: no logits are read
@@ -90,9 +117,10 @@ struct Need {
 // A Call is one call of an op, made from the name and value of the array on whose device it runs. It has
 //   Tensor, Name                    the library's array type, and a std::string
 //   read(name, tensor)              the Array of an argument that is read, write(name, tensor) of one that is written
-//   numbers(name, tensor, dtype)    of one for which the library may take a number, ids(name, tensor) a list of token
-//   ids make<T>(shape)                  a new contiguous tensor of T on the device, data(tensor) its memory run(need,
-//   args)                 the backend's work; what goes wrong is thrown as the library's callers expect it
+//   numbers(name, tensor, dtype)    of one for which the library may take a number
+//   ids(name, tensor)               of one for which it may take a list of token ids
+//   make<T>(shape)                  a new contiguous tensor of T on the device, data(tensor) its memory
+//   run(need, args)                 the backend's work; what goes wrong is thrown as the library's callers expect it
 template <class Call>
 struct Ops {
   using Tensor = typename Call::Tensor;
@@ -352,9 +380,7 @@ struct Ops {
     return run_unmask(op, a.confidence, a);
   }
 
-  using Seven = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-  static Seven renoise_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
+  static Eight renoise_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,
                             const Tensor& step, const Tensor& quota, int64_t mask_id, const Name& rule, double level,
                             double low, bool strict, MaybeTensor committed, MaybeTensor argmax, MaybeTensor unchanged,
                             MaybeTensor done, MaybeTensor probs, int64_t stability, double confident,
@@ -385,12 +411,13 @@ struct Ops {
     const auto tokens = op.tokens(decide.x, shape), best = op.tokens(decide.x, shape);
     const auto entropy = op.floats(shape), score = op.floats(shape);
     const auto accepted = op.flags(shape);
-    const auto num_accepted = op.integers(batch), num_open = op.integers(batch), num_bad = op.integers(batch);
-    a.step.out = {tokens.data, score.data, {accepted.data, num_accepted.data, num_open.data, num_bad.data}};
-    a.out = {best.data, entropy.data};
+    const auto num_accepted = op.integers(batch), num_bad = op.integers(batch);
+    const auto at_rest = op.flags(batch);
+    a.step.out = {tokens.data, score.data, {accepted.data, num_accepted.data, nullptr, num_bad.data}};
+    a.out = {best.data, entropy.data, at_rest.data};
     op.run(need(sweep, shape, batch), a);
     return {tokens.tensor,   best.tensor,         entropy.tensor, score.tensor,
-            accepted.tensor, num_accepted.tensor, num_bad.tensor};
+            accepted.tensor, num_accepted.tensor, num_bad.tensor, at_rest.tensor};
   }
 
   static Six transition_step(Tensor x, const Tensor& logits, const Tensor& temperature, const Tensor& seed,

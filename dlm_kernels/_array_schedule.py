@@ -11,9 +11,9 @@ from .mixture import Level
 
 def uniform(alpha_t, alpha_s, prediction, tempered):
     """Float64 coefficients [1, 14], [B, 14] or [B, L, 14] from numbers in [0, 1], [B] or [B, L] float arrays, or Levels."""
+    if type(prediction) is type(tempered) is str and _is_constant(alpha_t) and _is_constant(alpha_s):
+        return _of_constants(alpha_t, alpha_s, prediction, tempered)
     mixture.check_names(prediction, tempered)
-    if _is_constant(alpha_t) and _is_constant(alpha_s):
-        return _of_constants(alpha_t, alpha_s, prediction)
     t, s = (
         mixture.as_level(name, alpha, _numbers, _check) for name, alpha in (("alpha_t", alpha_t), ("alpha_s", alpha_s))
     )
@@ -28,7 +28,8 @@ def uniform(alpha_t, alpha_s, prediction, tempered):
 
 
 @functools.lru_cache(maxsize=1024)  # runs come back to the same schedule
-def _of_constants(alpha_t, alpha_s, prediction):
+def _of_constants(alpha_t, alpha_s, prediction, tempered):
+    mixture.check_names(prediction, tempered)
     where = lambda condition, yes, no: yes if condition else no
     t, s = (
         mixture.as_level("alpha_t", alpha_t, _numbers, _check),
@@ -41,9 +42,9 @@ def _of_constants(alpha_t, alpha_s, prediction):
 
 
 def _is_constant(alpha):
-    if isinstance(alpha, Level):
-        return all(type(part) in (int, float) for part in alpha)
-    return type(alpha) in (int, float)
+    if type(alpha) in (int, float):
+        return True
+    return isinstance(alpha, Level) and all(type(part) in (int, float) for part in alpha)
 
 
 def _numbers(argument, value, low, high):

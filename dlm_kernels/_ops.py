@@ -49,7 +49,7 @@ SCHEMAS = {
     "Tensor(c!)? argmax=None, Tensor(d!)? unchanged=None, Tensor(e!)? done=None, Tensor(f!)? probs=None, "
     f"int stability=1, float confident=0.0, {_WINDOW}, {_PLACE}, int shift=0, Tensor? suppress=None, {_LAW}, "
     f"float softcap=0.0, Tensor? uniform=None, {_SCORE}, {_TRACE}) -> (Tensor tokens, Tensor best, Tensor entropy, "
-    "Tensor confidence, Tensor accepted, Tensor num_accepted, Tensor num_bad)",
+    "Tensor confidence, Tensor accepted, Tensor num_accepted, Tensor num_bad, Tensor at_rest)",
     "transition_step_": "(Tensor(a!) x, Tensor logits, Tensor temperature, Tensor seed, Tensor step, Tensor coefficients, *, "
     f'int mask_id=-1, str tempered="before", str redraw="none", float level=0.0, {_WINDOW}, {_PLACE}, int shift=0, '
     f"Tensor? suppress=None, {_LAW}, Tensor? uniform=None, {_TRACE}) -> "
@@ -96,7 +96,8 @@ def _fake_remask_(x, confidence, quota, **_):
 
 def _fake_renoise_step_(x, logits, temperature, seed, step, quota, **_):
     shape, dtypes = logits.shape[:-1], (x.dtype, x.dtype, torch.float32, torch.float32, torch.bool)
-    return *[x.new_empty(shape, dtype=dtype) for dtype in dtypes], *_fake_counts(x)[:2]
+    rows = [x.new_empty(shape, dtype=dtype) for dtype in dtypes]
+    return *rows, *_fake_counts(x)[:2], x.new_empty(x.shape[0], dtype=torch.bool)
 
 
 def _fake_transition_step_(x, logits, temperature, seed, step, coefficients, **_):

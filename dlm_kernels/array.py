@@ -65,7 +65,6 @@ __all__ = [
 
 _TOPK, _OTHERS = NAMES | {"quota": "k"}, NAMES | {"quota": "at_least"}
 _RENOISE = dict(stability="stability_threshold", confident="confidence_threshold")
-_budget = functools.lru_cache(maxsize=64)(EntropyBudget)
 _UNFILTERED = (None, None, None, "top_k_first", False, False)
 
 set_num_threads(
@@ -294,7 +293,7 @@ def renoise_step_(
     ``dlm_kernels.renoise_step_``.
 
     Args:
-        state: an ``array.RenoiseState``, brought up to date. None: a fresh one.
+        state: an ``array.RenoiseState``, brought up to date. None: a first step.
         probs: bfloat16, like logits: gets softmax of the law for every row that is read and not bad.
         uniform: float64 in [0, 1), row-shaped + [2].
         The others are those of ``denoise_step_`` and of the torch function.
@@ -305,27 +304,28 @@ def renoise_step_(
     if check:
         return _rehearsed(renoise_step_, locals(), ("state",))
     require(number("entropy_bound", entropy_bound) >= 0, "entropy_bound", "must be >= 0", entropy_bound)
-    rule = _budget(entropy_bound) if rule is None else rule
-    require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
+    quota, *rule = _budget(entropy_bound) if rule is None else _arguments_of(rule)  # name, level, low, strict
     require(mask_id is None or integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
     require(softcap is None or number("softcap", softcap) > 0, "softcap", "must be > 0", softcap)
-    state = RenoiseState.start(x) if state is None else state
-    require_type(isinstance(state, RenoiseState), "state", "must be a RenoiseState", type(state).__name__)
+    argmax = unchanged = done = committed = None
+    if state is not None:
+        require_type(isinstance(state, RenoiseState), "state", "must be a RenoiseState", type(state).__name__)
+        argmax, unchanged, done, committed = state.argmax, state.unchanged, state.done, state.committed
     if seed is None:
         seed = _fresh(len(x), x, generator)
     try:
         out = _array.renoise_step_(
-            x, logits, _floats(temperature), _vector(seed), _vector(step), _vector(rule.quota),
-            -1 if mask_id is None else int(mask_id), rule.name, rule.level, rule.low, rule.strict, state.committed,
-            state.argmax, state.unchanged, state.done, probs, integer("stability_threshold", stability_threshold),
+            x, logits, _floats(temperature), _vector(seed), _vector(step), _vector(quota),
+            -1 if mask_id is None else int(mask_id), *rule, committed,
+            argmax, unchanged, done, probs, integer("stability_threshold", stability_threshold),
             number("confidence_threshold", confidence_threshold), *_edges(window), frozen, _vector(start), rows,
             integer("shift", shift), _without(mask_id, suppress), uncond_logits, number("cfg_scale", cfg_scale),
             *_filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
             0.0 if softcap is None else float(softcap), uniform, *_score(confidence, confidence_from, conf_dtype), None, None,
         )  # fmt: skip
     except (TypeError, ValueError) as error:
-        raise _public(error, (_TOPK if rule.name == "topk" else _OTHERS) | _RENOISE) from None
-    return RenoiseResult(*out, state.done.copy(), x)
+        raise _public(error, (_TOPK if rule[0] == "topk" else _OTHERS) | _RENOISE) from None
+    return RenoiseResult(*out, x)
 
 
 # ---- one argument each; what is at its default passes on few checks, since a small step lasts no longer than those ----------
@@ -347,6 +347,17 @@ def _floats(value):
 def _vector(value):
     """[] as [1]."""
     return value if type(value) is int or getattr(value, "ndim", 1) != 0 else value.reshape(1)
+
+
+def _arguments_of(rule):
+    """Its quota, name, level, low and strict."""
+    require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
+    return rule.quota, rule.name, rule.level, rule.low, rule.strict
+
+
+@functools.lru_cache(maxsize=64)  # runs keep their bound
+def _budget(entropy_bound):
+    return _arguments_of(EntropyBudget(entropy_bound))
 
 
 def _edges(window):
@@ -393,6 +404,8 @@ def _seed(batch, like, generator, temperature, confidence, ranking):
 
 def _fresh(batch, like, generator):
     if generator is None:
+        if batch == 1 and isinstance(like, np.ndarray):  # a number; on a GPU numbers are kept
+            return int.from_bytes(os.urandom(8), "little", signed=True)
         seeds = np.frombuffer(os.urandom(8 * batch), np.int64)
     else:
         seeds = generator.integers(-(2**63), 2**63, batch, np.int64)
@@ -429,7 +442,7 @@ def _on_cuda(like):
 
 def _put(array, like):
     """A NumPy array, or what is on a device already, on the device of ``like``."""
-    if not isinstance(array, np.ndarray) or isinstance(like, np.ndarray) or not _on_cuda(like):
+    if isinstance(like, np.ndarray) or not isinstance(array, np.ndarray) or not _on_cuda(like):
         return array
     from . import _cupy
 

@@ -9,16 +9,6 @@ _LIMIT = 1024  # constants kept: temperatures, quotas, lists of ids
 _made = {}
 
 
-def known(value, dtype, device):
-    """``constant([value], dtype, device)`` of a CPU if it has been made before, else None: the short way, for every step."""
-    kind = type(value)
-    if kind is not int and (kind is not float or not dtype.is_floating_point):  # 1.0 is the key 1, and no quota
-        return None
-    if is_compiling():
-        return None
-    return _made.get((value, dtype, device, None))  # a GPU's are kept with their stream
-
-
 def constant(values, dtype, device, keep=True):
     """``values``, a list of Python numbers, as a 1-d tensor that nobody writes to. ``keep=False`` for numbers that are another
     one next time."""

@@ -18,7 +18,7 @@ class Level(NamedTuple):
 
 def as_level(argument, value, numbers_in, check_values):
     """A Level in float64 from a Level, or from alpha alone as number, [B] or [B, L]; values checked by the library's own
-    ``arguments.numbers_in`` and ``check_values``."""
+    ``tensors.numbers_in`` and ``check_values``."""
     if not isinstance(value, Level):
         alpha = numbers_in(argument, value, 0, 1)
         return Level(alpha, 1 - alpha)

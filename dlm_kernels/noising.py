@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from . import _ops
-from .arguments import flag, integer, movable, number, numbers_in, require, tensor
+from .arguments import flag, integer, number, require
 from .calling import call, noise, optional
 from .constants import constant
 from .schedules import as_level
 from .seeds import request_seeds
+from .tensors import movable, numbers_in, tensor
 
 
 def q_sample(
@@ -52,21 +52,20 @@ def q_sample(
     require(mask_id is None or integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
     if uniform_share is None:
         uniform_share = 1.0 if mask_id is None else 0.0
-    batch_size = x_0.shape[0] if x_0.dim() else 1
     if seed is not None and not isinstance(seed, torch.Tensor):
         require(generator is None, "generator", "must not be given together with seed", "both")
-        seed = request_seeds(integer("seed", seed), batch_size, x_0.device)
-    seeds, steps = noise(seed, step, generator, batch_size, x_0.device)
+        seed = request_seeds(integer("seed", seed), x_0.shape[0] if x_0.dim() else 1, x_0.device)
     x_t, route = call(
-        _ops.q_sample,
-        x_0,
-        _rates(alpha, uniform_share, mask_id is not None, x_0.device),
-        seeds,
-        steps,
-        vocab_size=integer("vocab_size", vocab_size),
-        mask_id=-1 if mask_id is None else int(mask_id),
-        frozen=optional("frozen", frozen),
-        uniform=optional("uniform", uniform),
+        "q_sample",
+        (x_0,),
+        {
+            "rates": _rates(alpha, uniform_share, mask_id is not None, x_0.device),
+            **noise(seed, step, generator, x_0),
+            "vocab_size": integer("vocab_size", vocab_size),
+            "mask_id": -1 if mask_id is None else int(mask_id),
+            "frozen": optional("frozen", frozen),
+            "uniform": optional("uniform", uniform),
+        },
         names=dict(x="x_0", rates="alpha"),
     )
     return (x_t, route) if flag("return_route", return_route) else x_t

@@ -22,7 +22,8 @@ import math
 
 import torch
 
-from .arguments import check_values, fraction, integer, number, require, require_type
+from .arguments import fraction, integer, number, require, require_type
+from .tensors import check_values
 
 SCHEDULES = ("linear", "cosine")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import torch
 
-from . import _ops
-from .arguments import edges, flag, fraction, integer, number, numbers_in, require, tensor
-from .calling import call, check_apart, check_places, check_state, law, per_request, temperatures
+from .arguments import edges, flag, fraction, integer, number, require
+from .calling import call, check_apart, check_places, check_state, law, starts
 from .reference.geometry import candidate_rows, dense_rows, holds, token_at
 from .results import RemaskStepResult
 from .seeds import fresh_seeds
 from .step import draw_tokens, needs_noise, remask_, require_finite_rows, topk_unmask_
+from .tensors import numbers_in, tensor
 
 _PER_SEQUENCE = ("temperature", "seed", "top_k", "top_p", "min_p")
 _OF_THE_STEP = ("rows", "length", "shift", "given")  # of draw_tokens, and not the caller's
@@ -25,7 +25,7 @@ class _Block:
         self.x, self.logits, self.mask_id = tensor("x", x), tensor("logits", logits), integer("mask_id", mask_id)
         for argument, value, dims, name in (("x", x, 2, "[B, L]"), ("logits", logits, 3, "[B, W, V]")):
             require(value.dim() == dims, argument, f"must be {dims}-dimensional, {name}", list(value.shape))
-        start = None if start is None else per_request("start", start, torch.int64, x.device)
+        start = starts(start, x.device)
         check_places(self.x, self.logits, window, mask_id=self.mask_id, frozen=frozen, start=start)
         self.places = dense_rows(*logits.shape[:2], start, x.device)
         candidate = candidate_rows(x, self.places, None, **edges(window), frozen=frozen)
@@ -74,9 +74,8 @@ class _Block:
         """(p, bad) [B, W]: the probability, at T = 1, of what every filled position holds. ``argument``: what errors call the
         logits."""
         given = torch.where(self.filled, self.held.long(), -1)
-        one = temperatures(1.0, logits.device)
         weighed = law(logits.device, suppress, uncond_logits, cfg_scale, None)
-        *_, p, bad = call(_ops.row_stats, logits, one, given=given, **weighed, names={"logits": argument})
+        *_, p, bad = call("row_stats", (logits,), dict(temperature=1.0, given=given, **weighed), {"logits": argument})
         return p, bad
 
     def write(self, draw, flags, remask, confidence, k):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from . import _ops
 from . import state as carried
-from .arguments import FINITE_ROWS, NAMES, edges, integer, number, require, require_type, tensor
+from .arguments import FINITE_ROWS, NAMES, edges, integer, number, require, require_type
 from .calling import (
     Writing,
     call,
@@ -21,6 +20,7 @@ from .calling import (
 )
 from .results import RenoiseResult
 from .rules import EntropyBudget, Rule
+from .tensors import tensor
 from .uniform import without
 
 _NAMES_OF_OTHERS = NAMES | dict(quota="at_least", stability="stability_threshold", confident="confidence_threshold")
@@ -38,7 +38,7 @@ class RenoiseState(carried.RenoiseState):
         return cls(
             x.clone(),
             torch.full(x.shape[:1], -1, dtype=torch.int64, device=x.device),
-            torch.zeros(x.shape[:1], dtype=torch.bool, device=x.device),
+            torch.zeros(x.shape[0], dtype=torch.bool, device=x.device),
             torch.zeros(x.shape, dtype=torch.bool, device=x.device) if keep_accepted else None,
         )
 
@@ -95,7 +95,7 @@ def renoise_step_(
         confidence_from: the law of entropy, confidence and probs: "sampled" at the temperature (T = 1 where that is 0) and
             filtered, "tempered" without the filters, or "raw" at T = 1.
         softcap: c in [1e-6, 1e6]: the logits are c tanh(z / c), before anything else.
-        state: a RenoiseState, brought up to date: sequences that come to rest are left alone from then on. None: a fresh one.
+        state: a RenoiseState, brought up to date: sequences that come to rest are left alone from then on. None: a first step.
         stability_threshold, confidence_threshold: a sequence is at rest when its argmax was the same for so many steps and its
             mean entropy, in nats, is below that.
         probs: bfloat16, like logits, unit stride in V: gets softmax of the law for every row that is read and not bad, for
@@ -118,44 +118,43 @@ def renoise_step_(
     require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
     require(mask_id is None or integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
     require(softcap is None or number("softcap", softcap) > 0, "softcap", "must be > 0", softcap)
-    state = RenoiseState.start(x) if state is None else state
-    require_type(isinstance(state, RenoiseState), "state", "must be a RenoiseState", type(state).__name__)
+    require_type(
+        state is None or isinstance(state, RenoiseState), "state", "must be a RenoiseState", type(state).__name__
+    )
     device = logits.device
-    seeds, steps = noise(seed, step, generator, x.shape[0] if x.dim() else 1, device)
-    held = {name: tensor(name, getattr(state, name)) for name in ("argmax", "unchanged", "done")}
-    writing = Writing(check, x, trace, committed=optional("committed", state.committed), **held)
-    where = place(device, start, rows, shift)
+    keys = noise(seed, step, generator, x)
+    writing = Writing(check, x, trace, **({} if state is None else _carried(state)))
     out = call(
-        _ops.renoise_step_,
-        writing.x,
-        logits,
-        temperatures(temperature, device),
-        seeds,
-        steps,
-        quotas("k" if rule.name == "topk" else "at_least", rule.quota, device),
-        mask_id=None if mask_id is None else int(mask_id),
-        **rule.arguments(),
-        probs=optional("probs", probs),
-        stability=integer("stability_threshold", stability_threshold),
-        confident=number("confidence_threshold", confidence_threshold),
-        frozen=optional("frozen", frozen),
-        softcap=None if softcap is None else float(softcap),
-        **edges(window),
-        **where,
-        **law(device, without(mask_id, suppress, logits), uncond_logits, cfg_scale, uniform),
-        **filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
-        **scoring(confidence, confidence_from, conf_dtype),
-        **writing.arguments,
+        "renoise_step_",
+        (writing.x, logits),
+        {
+            "temperature": temperatures(temperature),
+            **keys,
+            "quota": quotas("k" if rule.name == "topk" else "at_least", rule.quota),
+            "mask_id": None if mask_id is None else int(mask_id),
+            **rule.arguments(),
+            "probs": optional("probs", probs),
+            "stability": integer("stability_threshold", stability_threshold),
+            "confident": number("confidence_threshold", confidence_threshold),
+            "frozen": optional("frozen", frozen),
+            "softcap": None if softcap is None else float(softcap),
+            **edges(window),
+            **place(start, rows, shift),
+            **law(device, without(mask_id, suppress, logits), uncond_logits, cfg_scale, uniform),
+            **filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
+            **scoring(confidence, confidence_from, conf_dtype),
+            **writing.arguments,
+        },
         names=_NAMES_OF_TOPK if rule.name == "topk" else _NAMES_OF_OTHERS,
     )
-    tokens, best, _, score, accepted, _, num_bad = out
+    _, best, _, score, accepted, _, num_bad, _ = out
     if check:
         suspect, closed = score == -torch.inf, _closed(state, frozen)
-        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, None, window, closed, where.get("start"), rows)
+        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, None, window, closed, start, rows)
     if writing.keeps_history:
         good = score > -torch.inf
-        writing.note(steps, where.get("start"), rows, good & ~accepted, torch.where(good, best, -1))
-    return RenoiseResult(*out, state.done.clone(), x)
+        writing.note(keys["step"], start, rows, good & ~accepted, torch.where(good, best, -1))
+    return RenoiseResult(*out, x)
 
 
 def renoise_step(x, logits, **kwargs):
@@ -164,8 +163,15 @@ def renoise_step(x, logits, **kwargs):
     return renoise_step_(tensor("x", x).clone(), logits, **kwargs)
 
 
+def _carried(state):
+    held = {name: tensor(name, getattr(state, name)) for name in ("argmax", "unchanged", "done")}
+    return dict(committed=optional("committed", state.committed), **held)
+
+
 def _closed(state, frozen):
-    """[B, L]: what the step does not read."""
+    """[B, L]: what the step does not read; None for nothing."""
+    if state is None:
+        return frozen
     closed = state.done[:, None].expand(state.argmax.shape)
     for more in (frozen, state.committed):
         closed = closed if more is None else closed | more

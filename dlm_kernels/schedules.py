@@ -23,8 +23,9 @@ import math
 import torch
 
 from . import mixture
-from .arguments import check_values, integer, number, numbers_in, require
+from .arguments import integer, number, require
 from .mixture import Level
+from .tensors import check_values, numbers_in
 
 FORMS = ("squared", "duo", "mdlm")
 MAX_LOG_SNR = 9.0  # Sumi's and GIDD-SNR's clamp

@@ -22,4 +22,5 @@ def fresh_seeds(batch_size, device, generator=None):
         require_type(known, "generator", "must be a torch.Generator", type(generator).__name__)
         there = torch.device(device or "cpu")
         require(generator.device.type == there.type, "generator", f"must be on {there}", generator.device)
-    return torch.empty(batch_size, dtype=torch.int64, device=device).random_(generator=generator)
+    seeds = torch.empty(batch_size, dtype=torch.int64, device=device)
+    return seeds.random_() if generator is None else seeds.random_(generator=generator)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from . import _ops
-from .arguments import edges, fraction, integer, number, require, require_type, tensor
-from .calling import call, check_apart, check_places, check_state, optional, per_request, temperatures
+from .arguments import edges, fraction, integer, number, require, require_type
+from .calling import call, check_apart, check_places, check_state, optional, public_error, starts, temperatures
 from .reference.geometry import candidate_rows, rows_on
 from .rules import Threshold
 from .step import denoise_step_
+from .tensors import tensor
 
 
 def row_kl(logits, previous, *, temperature=1.0, wanted=None):
@@ -31,8 +31,11 @@ def row_kl(logits, previous, *, temperature=1.0, wanted=None):
         TypeError, ValueError: naming the argument, the rule and the value.
     """
     logits, previous = tensor("logits", logits), tensor("previous", previous)
-    t = temperatures(temperature, logits.device)
-    return call(_ops.row_kl, logits, previous, t, wanted=optional("wanted", wanted))
+    return call(
+        "row_kl",
+        (logits, previous),
+        dict(temperature=temperatures(temperature), wanted=optional("wanted", wanted)),
+    )
 
 
 @dataclass
@@ -97,7 +100,7 @@ def klass_step_(
     bound, needed = number("kl_threshold", kl_threshold), integer("history", history)
     require(bound == bound, "kl_threshold", "must not be NaN", bound)
     require(needed >= 0, "history", "must be >= 0", needed)
-    start = None if start is None else per_request("start", start, torch.int64, x.device)
+    start = starts(start, x.device)
     where = dict(window=window, frozen=frozen, start=start, rows=rows, shift=integer("shift", shift))
     check_places(x, logits, **where)
     previous = check_state("previous", state.previous, logits.shape, x)
@@ -106,8 +109,10 @@ def klass_step_(
 
     places = rows_on(x, logits, start, rows)
     opened = candidate_rows(x, places, integer("mask_id", mask_id), **edges(window), frozen=frozen)
-    compared = dict(temperature=kl_temperature, wanted=_rows_read(opened, shift))
-    kl, _ = call(row_kl, logits, previous, **compared, names=dict(temperature="kl_temperature"))
+    try:
+        kl, _ = row_kl(logits, previous, temperature=kl_temperature, wanted=_rows_read(opened, shift))
+    except (ValueError, TypeError) as error:
+        raise public_error(error, dict(temperature="kl_temperature")) from None
     kl = kl if shift == 0 else kl[:, (torch.arange(kl.shape[1], device=kl.device) + shift).clamp(min=0)]
     stable = torch.where(opened & (kl < bound), before + 1, 0)
     rule = Threshold(fraction("threshold", threshold), at_least=k)

@@ -6,8 +6,7 @@ import math
 
 import torch
 
-from . import _ops
-from .arguments import FINITE_ROWS, NAMES, edges, flag, integer, number, require, require_type, tensor
+from .arguments import FINITE_ROWS, NAMES, edges, flag, integer, number, require, require_type
 from .calling import (
     Writing,
     call,
@@ -19,26 +18,27 @@ from .calling import (
     place,
     quotas,
     scoring,
+    starts,
     temperatures,
     token_ids,
 )
 from .reference.geometry import rows_on, token_at
 from .results import Draw, EditResult, RemaskResult, RowStats, StepResult, UnmaskResult
 from .rules import Rule
+from .tensors import tensor
 
 _NAMES_OF_TOPK, _NAMES_OF_OTHERS = NAMES | {"quota": "k"}, NAMES | {"quota": "at_least"}
 
 
 def needs_noise(temperature, confidence, rank_temperature=None):
-    """Whether anything random is used: greedy steps spare the draw of a seed."""
-    if isinstance(temperature, torch.Tensor) or number("temperature", temperature) != 0:
+    """Whether anything random is used."""
+    if type(temperature) is float:
+        if temperature != 0:
+            return True
+    elif isinstance(temperature, torch.Tensor) or number("temperature", temperature) != 0:
         return True
     at_random = isinstance(confidence, str) and confidence == "random"
     return at_random or (rank_temperature is not None and number("rank_temperature", rank_temperature) != 0)
-
-
-def _mask(mask_id):
-    return None if mask_id is None else integer("mask_id", mask_id)
 
 
 def row_stats(logits, *, temperature=1.0, given=None, uncond_logits=None, cfg_scale=0.0, suppress=None):
@@ -60,13 +60,15 @@ def row_stats(logits, *, temperature=1.0, given=None, uncond_logits=None, cfg_sc
     logits = tensor("logits", logits)
     return RowStats(
         *call(
-            _ops.row_stats,
-            logits,
-            temperatures(temperature, logits.device),
-            given=optional("given", given),
-            uncond_logits=optional("uncond_logits", uncond_logits),
-            cfg_scale=number("cfg_scale", cfg_scale),
-            suppress=token_ids("suppress", suppress, logits.device),
+            "row_stats",
+            (logits,),
+            {
+                "temperature": temperatures(temperature),
+                "given": optional("given", given),
+                "uncond_logits": optional("uncond_logits", uncond_logits),
+                "cfg_scale": number("cfg_scale", cfg_scale),
+                "suppress": token_ids("suppress", suppress, logits.device),
+            },
         )
     )
 
@@ -129,26 +131,27 @@ def draw_tokens(
     """
     logits = tensor("logits", logits)
     device = logits.device
-    per_sequence = temperatures(temperature, device)
-    batch_size = logits.shape[0] if logits.dim() == 3 else _sequences(per_sequence, top_k, top_p, min_p)
+    per_sequence = temperatures(temperature)
     ranking = None if rank_temperature is None else number("rank_temperature", rank_temperature)
-    if not needs_noise(temperature, confidence, ranking) and seed is None:
-        seed, generator = 0, None
-    seeds, steps = noise(seed, step, generator, batch_size, device)
+    random = needs_noise(temperature, confidence, ranking)
+    like = logits
+    if seed is None and logits.dim() == 2:
+        like = logits.new_empty(_sequences(per_sequence, top_k, top_p, min_p))
     tokens, score, key, logprob, entropy, bad = call(
-        _ops.draw_tokens,
-        logits,
-        per_sequence,
-        seeds,
-        steps,
-        length=0 if length is None else integer("length", length),
-        demote=token_ids("demote", demote, device),
-        given=optional("given", given),
-        **place(device, start, rows, shift),
-        **law(device, suppress, uncond_logits, cfg_scale, uniform),
-        **filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
-        **scoring(confidence, confidence_from, conf_dtype),
-        rank_temperature=ranking,
+        "draw_tokens",
+        (logits,),
+        {
+            "temperature": per_sequence,
+            **noise(seed, step, generator, like, random),
+            "length": 0 if length is None else integer("length", length),
+            "demote": token_ids("demote", demote, device),
+            "given": optional("given", given),
+            **place(start, rows, shift),
+            **law(device, suppress, uncond_logits, cfg_scale, uniform),
+            **filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
+            **scoring(confidence, confidence_from, conf_dtype),
+            "rank_temperature": ranking,
+        },
     )
     if flag("check", check):
         require_finite_rows(bad)
@@ -260,57 +263,52 @@ def denoise_step_(
     """
     x, logits = tensor("x", x), tensor("logits", logits)
     require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
-    device, mask = logits.device, _mask(mask_id)
+    device, mask = logits.device, None if mask_id is None else integer("mask_id", mask_id)
     ranking = None if rank_temperature is None else number("rank_temperature", rank_temperature)
-    if not needs_noise(temperature, confidence, ranking) and seed is None:
-        seed, generator = 0, None
-    seeds, steps = noise(seed, step, generator, x.shape[0] if x.dim() else 1, device)
-    writing = Writing(check, x, trace, **_editing(x, logits, edit, edits_left))
-    where = place(device, start, rows, shift)
+    random = needs_noise(temperature, confidence, ranking)
+    keys = noise(seed, step, generator, x, random)
+    require(edit is not None or edits_left is None, "edits_left", "must be given with edit", "without")
+    writing = Writing(check, x, trace, **({} if edit is None else _editing(x, logits, edits_left)))
     out = call(
-        _ops.denoise_step_,
-        writing.x,
-        logits,
-        temperatures(temperature, device),
-        seeds,
-        steps,
-        quotas("k" if rule.name == "topk" else "at_least", rule.quota, device),
-        mask_id=mask,
-        **rule.arguments(),
-        ready=optional("ready", ready),
-        edit=None if edit is None else number("edit", edit),
-        frozen=optional("frozen", frozen),
-        demote=token_ids("demote", demote, device),
-        **edges(window),
-        **where,
-        **law(device, suppress, uncond_logits, cfg_scale, uniform),
-        **filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
-        **scoring(confidence, confidence_from, conf_dtype),
-        rank_temperature=ranking,
-        **writing.arguments,
+        "denoise_step_",
+        (writing.x, logits),
+        {
+            "temperature": temperatures(temperature),
+            **keys,
+            "quota": quotas("k" if rule.name == "topk" else "at_least", rule.quota),
+            "mask_id": mask,
+            **rule.arguments(),
+            "ready": optional("ready", ready),
+            "edit": None if edit is None else number("edit", edit),
+            "frozen": optional("frozen", frozen),
+            "demote": token_ids("demote", demote, device),
+            **edges(window),
+            **place(start, rows, shift),
+            **law(device, suppress, uncond_logits, cfg_scale, uniform),
+            **filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
+            **scoring(confidence, confidence_from, conf_dtype),
+            "rank_temperature": ranking,
+            **writing.arguments,
+        },
         names=_NAMES_OF_TOPK if rule.name == "topk" else _NAMES_OF_OTHERS,
     )
-    tokens, score, committed, *_, num_bad = out
-    edited = writing.arguments.get("edited")
+    tokens, edited = out[0], writing.arguments.get("edited")
     if check:
-        suspect = score == -torch.inf
+        suspect = out[1] == -torch.inf
         if mask is not None and edit is None:  # of the candidates, only a bad row keeps its mask at confidence -inf
             suspect &= tokens == mask
         read_for = mask if edit is None else None
-        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, read_for, window, frozen, where.get("start"), rows)
+        writing.check(out[5], "logits", FINITE_ROWS, suspect, x, read_for, window, frozen, start, rows)
     if writing.keeps_history:
-        moved = committed if edit is None else committed | edited
-        _note(writing, steps, where.get("start"), rows, tokens, moved, mask)
+        moved = out[2] if edit is None else out[2] | edited
+        _note(writing, keys["step"], start, rows, tokens, moved, mask)
     if edit is None:
         return StepResult(*out, x)
     return EditResult(*out, x, edited, writing.arguments["num_edited"])
 
 
-def _editing(x, logits, edit, edits_left):
+def _editing(x, logits, edits_left):
     """What a step with ``edit`` writes besides."""
-    require(edit is not None or edits_left is None, "edits_left", "must be given with edit", "without")
-    if edit is None:
-        return {}
     edited = torch.empty(logits.shape[:-1], dtype=torch.bool, device=x.device)
     num_edited = torch.empty(x.shape[:1], dtype=torch.int64, device=x.device)
     return dict(edits_left=optional("edits_left", edits_left), edited=edited, num_edited=num_edited)
@@ -326,13 +324,13 @@ def denoise_step(x, logits, **kwargs):
     return denoise_step_(tensor("x", x).clone(), logits, **kwargs)
 
 
-def _ranked_rows(device, start, rows, window, frozen, step):
+def _ranked_rows(start, rows, window, frozen, step):
     """Which positions the given scores are for, which may change, and under what number: of the ops that only rank and write."""
     return dict(
-        start=None if start is None else per_request("start", start, torch.int64, device),
+        start=None if start is None else per_request("start", start, torch.int64),
         rows=optional("rows", rows),
         frozen=optional("frozen", frozen),
-        step=None if step is None else per_request("step", step, torch.int64, device, keep=False),
+        step=None if step is None else per_request("step", step, torch.int64),
         **edges(window),
     )
 
@@ -371,24 +369,25 @@ def topk_unmask_(
         TypeError, ValueError: naming the argument, the rule and the value; x is untouched.
     """
     x, tokens, confidence = tensor("x", x), tensor("tokens", tokens), tensor("confidence", confidence)
-    mask, writing = _mask(mask_id), Writing(check, x, trace)
-    where = _ranked_rows(x.device, start, rows, window, frozen, step if trace is not None else None)
+    mask = None if mask_id is None else integer("mask_id", mask_id)
+    writing = Writing(check, x, trace)
+    where = _ranked_rows(start, rows, window, frozen, step if trace is not None else None)
     out = call(
-        _ops.topk_unmask_,
-        writing.x,
-        tokens,
-        confidence,
-        quotas("k", k, x.device),
-        mask_id=mask,
-        **where,
-        **writing.arguments,
+        "topk_unmask_",
+        (writing.x, tokens, confidence),
+        {
+            "quota": quotas("k", k),
+            "mask_id": mask,
+            **where,
+            **writing.arguments,
+        },
         names=_NAMES_OF_TOPK,
     )
     if check:
         rule, suspect = "must not be NaN at a candidate", confidence.isnan()
-        writing.check(out[3], "confidence", rule, suspect, x, mask, window, frozen, where["start"], rows)
+        writing.check(out[3], "confidence", rule, suspect, x, mask, window, frozen, start, rows)
     if writing.keeps_history:
-        _note(writing, where["step"], where["start"], rows, tokens, out[0], mask)
+        _note(writing, where["step"], start, rows, tokens, out[0], mask)
     return UnmaskResult(*out, x)
 
 
@@ -434,26 +433,27 @@ def remask_(
     """
     x, confidence = tensor("x", x), tensor("confidence", confidence)
     mask, writing = integer("mask_id", mask_id), Writing(check, x, trace)
-    where = _ranked_rows(x.device, start, rows, window, frozen, step if trace is not None else None)
+    where = _ranked_rows(start, rows, window, frozen, step if trace is not None else None)
     out = call(
-        _ops.remask_,
-        writing.x,
-        confidence,
-        quotas("k", k, x.device),
-        mask_id=mask,
-        below=number("below", below),
-        **where,
-        **writing.arguments,
+        "remask_",
+        (writing.x, confidence),
+        {
+            "quota": quotas("k", k),
+            "mask_id": mask,
+            "below": number("below", below),
+            **where,
+            **writing.arguments,
+        },
         names=_NAMES_OF_TOPK,
     )
     if check:
-        places = rows_on(x, confidence, where["start"], rows)
+        places = rows_on(x, confidence, starts(start, x.device), rows)
         rule, suspect = "must not be NaN at a filled position", confidence.isnan() & (token_at(x, places) != mask)
-        writing.check(out[3], "confidence", rule, suspect, x, None, window, frozen, where["start"], rows)
+        writing.check(out[3], "confidence", rule, suspect, x, None, window, frozen, start, rows)
     if writing.keeps_history:
         remasked = out[0]
         no_token = torch.full_like(remasked, -1, dtype=torch.int64)
-        writing.note(where["step"], where["start"], rows, remasked, no_token)
+        writing.note(where["step"], start, rows, remasked, no_token)
     return RemaskResult(*out, x)
 
 

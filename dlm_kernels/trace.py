@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .arguments import integer, require, require_type, tensor
+from .arguments import integer, require, require_type
 from .reference.trace import COLUMNS, LAST, NEVER, Positions, fresh, pack, record_
+from .tensors import tensor
 from .trace_summary import summarise
 
 MODES = ("counters", "full")

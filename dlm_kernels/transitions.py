@@ -29,9 +29,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from . import mixture
-from .arguments import check_values, number, numbers_in, require
+from .arguments import number, require
 from .mixture import PREDICTIONS, TEMPERED  # noqa: F401  (what ``uniform`` takes)
 from .schedules import as_level
+from .tensors import check_values, numbers_in
 
 
 @dataclass(frozen=True, eq=False)

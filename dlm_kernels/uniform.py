@@ -7,12 +7,13 @@ import functools
 import torch
 from torch.compiler import is_compiling
 
-from . import _ops, transitions
-from .arguments import FINITE_ROWS, NAMES, edges, integer, movable, require, require_type, tensor
+from . import transitions
+from .arguments import FINITE_ROWS, NAMES, edges, integer, require, require_type
 from .calling import Writing, call, filters, law, noise, optional, place, temperatures
 from .constants import constant
 from .results import TransitionResult
 from .schedules import Level
+from .tensors import movable, tensor
 
 _NAMES = NAMES | {"coefficients": "transition"}
 
@@ -77,44 +78,43 @@ def transition_step_(
         TypeError, ValueError: naming the argument, the rule and the value; x is untouched.
     """
     x, logits = tensor("x", x), tensor("logits", logits)
-    require_type(
-        isinstance(transition, transitions.Transition),
-        "transition",
-        "must be made by dlm_kernels.transitions",
-        type(transition).__name__,
-    )
-    require(not transition.needs_mask or mask_id is not None, "mask_id", f"must be given for {transition.name}", None)
-    require(mask_id is None or integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
+    made = isinstance(transition, transitions.Transition)
+    require_type(made, "transition", "must be made by dlm_kernels.transitions", type(transition).__name__)
+    if mask_id is not None:
+        require(integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
+    elif transition.needs_mask:
+        require(False, "mask_id", f"must be given for {transition.name}", None)
     device = logits.device
-    seeds, steps = noise(seed, step, generator, x.shape[0] if x.dim() else 1, device)
+    keys = noise(seed, step, generator, x)
     writing = Writing(check, x, trace)
-    where = place(device, start, rows, shift)
     out = call(
-        _ops.transition_step_,
-        writing.x,
-        logits,
-        temperatures(temperature, device),
-        seeds,
-        steps,
-        _on_device(movable("transition", tensor("transition", transition.coefficients), device), device),
-        mask_id=None if mask_id is None else int(mask_id),
-        tempered=transition.tempered,
-        redraw=transition.redraw,
-        level=transition.level,
-        frozen=optional("frozen", frozen),
-        **edges(window),
-        **where,
-        **law(device, without(mask_id, suppress, logits), uncond_logits, cfg_scale, uniform),
-        **filters(device, top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
-        **writing.arguments,
+        "transition_step_",
+        (writing.x, logits),
+        {
+            "temperature": temperatures(temperature),
+            **keys,
+            "coefficients": _on_device(
+                movable("transition", tensor("transition", transition.coefficients), device), device
+            ),
+            "mask_id": None if mask_id is None else int(mask_id),
+            "tempered": transition.tempered,
+            "redraw": transition.redraw,
+            "level": transition.level,
+            "frozen": optional("frozen", frozen),
+            **edges(window),
+            **place(start, rows, shift),
+            **law(device, without(mask_id, suppress, logits), uncond_logits, cfg_scale, uniform),
+            **filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
+            **writing.arguments,
+        },
         names=_NAMES,
     )
-    tokens, route, _, score, _, num_bad = out
     if check:
-        suspect = score == -torch.inf
-        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, None, window, frozen, where.get("start"), rows)
+        suspect = out[3] == -torch.inf
+        writing.check(out[5], "logits", FINITE_ROWS, suspect, x, None, window, frozen, start, rows)
     if writing.keeps_history:
-        writing.note(steps, where.get("start"), rows, route > 1, torch.where(route == 1, tokens, -1))
+        tokens, route, *_ = out
+        writing.note(keys["step"], start, rows, route > 1, torch.where(route == 1, tokens, -1))
     return TransitionResult(*out, x)
 
 

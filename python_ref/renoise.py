@@ -66,8 +66,8 @@ def renoise_step_(
     these alone, and a bad row ends nothing.
 
     Returns row-shaped (tokens and best like x, entropy, confidence float32, accepted bool), then num_accepted and num_bad,
-    int64 [B]. Rows that are not read, and bad ones: the canvas token (-1 for padding), that of ``argmax`` if given, 0, -inf,
-    False.
+    int64 [B], and at_rest, bool [B]: what ``done`` holds now, or without it what it would hold after a first step. Rows that are
+    not read, and bad ones: the canvas token (-1 for padding), that of ``argmax`` if given, 0, -inf, False.
     """
     validate.renoise_step(**locals())
     filters = Filters(top_k, top_p, min_p, filter_order, drop_crossing, keep_ties)
@@ -108,25 +108,33 @@ def renoise_step_(
     best = torch.where(good, drawn.best.to(x.dtype), known)
     if committed is not None:
         committed |= on_canvas(x, places, accepted, accepted)
-    _update_state(x, places, read, good, best, drawn.entropy, argmax, unchanged, done, stability, confident)
+    steps = _follow(x, places, read, good, best, argmax, unchanged)
+    at_rest = _rests(x, places, read, good, drawn.entropy, steps, done, stability, confident)
     counts = (count(x, places, flags) for flags in (accepted, drawn.bad))
-    return torch.where(good, after, before), best, drawn.entropy, drawn.value.float(), accepted, *counts
+    return torch.where(good, after, before), best, drawn.entropy, drawn.value.float(), accepted, *counts, at_rest
 
 
-def _update_state(x, places, read, good, best, entropy, argmax, unchanged, done, stability, confident):
-    """What the next step and the caller need to know of the sequences that were read."""
+def _follow(x, places, read, good, best, argmax, unchanged):
+    """The most probable canvas: for how many steps it has been the same, [B]."""
+    steps = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     if argmax is None:
-        return
-    num_read = count(x, places, read)
+        return steps
     new = torch.where(on_canvas(x, places, good, good), on_canvas(x, places, good, best), argmax)
     changed = (new != argmax).any(-1)
     argmax.copy_(new)
     if unchanged is None:
-        return
+        return steps
     steps = torch.where(changed, 0, unchanged + 1)
-    unchanged.copy_(torch.where(num_read > 0, steps, unchanged))
-    if done is None:
-        return
+    unchanged.copy_(torch.where(count(x, places, read) > 0, steps, unchanged))
+    return steps
+
+
+def _rests(x, places, read, good, entropy, steps, done, stability, confident):
+    """[B]: whether the sequences that were read have come to rest; the others stay what they were."""
+    num_read = count(x, places, read)
     mean = on_canvas(x, places, good, entropy.double()).sum(-1) / num_read
     rest = (steps >= stability) & (mean < confident) & (count(x, places, good) == num_read)
-    done.copy_(torch.where(num_read > 0, rest, done))
+    rest = torch.where(num_read > 0, rest, False if done is None else done)
+    if done is not None:
+        done.copy_(rest)
+    return rest

@@ -12,7 +12,7 @@ import shutil
 
 import torch
 
-from dlm_kernels import _load, _ops
+from dlm_kernels import _load, _ops, eager
 
 WRITTEN = {
     "committed",
@@ -84,6 +84,20 @@ def ops_of(name):
 
         return bridge.Ops(SIMT_KINDS[name])
     return CudaOps() if name == "cuda" else _ops
+
+
+class EagerOps:
+    """The ops past torch's dispatcher, and the op itself for what is declined."""
+
+    def __getattr__(self, name):
+        def op(*args, **kwargs):
+            out = eager.FUNCTIONS[name](*args, kwargs)
+            return getattr(_ops, name)(*args, **kwargs) if out is NotImplemented else out
+
+        return op
+
+
+eager_ops = EagerOps()
 
 
 class CurrentOps:

@@ -66,7 +66,7 @@ struct Own {
   std::vector<int32_t> trace = std::vector<int32_t>(kRows * 8, -1);
   std::vector<float> a = std::vector<float>(kRows), b = a, c = a, d = a, e = a, f = a;
   std::vector<int64_t> n = std::vector<int64_t>(kBatch), m = n, o = n;
-  bool flags[kRows] = {};
+  bool flags[kRows] = {}, at_rest[kBatch] = {};
   uint8_t route[kRows] = {};
 
   explicit Own(int64_t mask) {
@@ -81,6 +81,7 @@ struct Own {
     for (const auto* v : {&a, &b, &c, &d, &e, &f}) add(v->data(), v->size() * sizeof(float));
     add(trace.data(), trace.size() * sizeof(int32_t));
     add(flags, sizeof flags);
+    add(at_rest, sizeof at_rest);
     add(route, sizeof route);
     return all;
   }
@@ -148,7 +149,7 @@ std::vector<char> call(int op, Shared& s, const dlm_executor* executor) {
     a.step.out.tokens = own.tokens.data();
     a.step.out.confidence = own.a.data();
     a.step.out.unmask = unmasked(own);
-    a.out = {own.argmax.data(), own.b.data()};
+    a.out = {own.argmax.data(), own.b.data(), own.at_rest};
     if (op == 5) a.step.decide.has_mask = false;
     status = op == 3 ? dlm_cpu_denoise_step(&a.step, executor, workspace.data(), &error)
                      : dlm_cpu_renoise_step(&a, executor, workspace.data(), &error);

@@ -10,7 +10,19 @@ from functools import partial
 
 import pytest
 import torch
-from dlm_kernels.bench import bars, by_case, chunked, cli, machine, native, peers, print_case, report, side_by_side
+from dlm_kernels.bench import (
+    bars,
+    by_case,
+    chunked,
+    cli,
+    machine,
+    native,
+    overhead,
+    peers,
+    print_case,
+    report,
+    side_by_side,
+)
 from dlm_kernels.bench.accuracy import confidence_error, grid_deviation
 from dlm_kernels.bench.cases import OURS, SETS, Case, groups, select
 from dlm_kernels.bench.check import check
@@ -486,3 +498,18 @@ def test_readme_tables_regenerate(tmp_path, capsys):
     assert bench(*arguments, "--check") == 1
     results.write_text('{"schema": "other"}\n')
     assert bench(*arguments) == 2 and "rows.jsonl:1: schema must be dlm_bench/1" in capsys.readouterr().err
+
+
+def test_overhead(capsys, tmp_path):
+    """Every step is there, through torch and through array, beside torch.add; the verdict is on the time."""
+    path = tmp_path / "rows.jsonl"
+    status = bench("--overhead", "--quick", "--out", str(path))
+    rows, printed = report.load([path]), capsys.readouterr().out
+    assert status == int(overhead.failed(rows))
+    assert [row["overhead"]["through"] for row in rows] == ["", *["torch"] * 8, *["array"] * 8]
+    for row in rows:
+        assert row["overhead"]["call"] in printed and row["us"]["min"] > 0
+        assert row["overhead"]["ratio"] == pytest.approx(row["us"]["min"] / rows[0]["us"]["min"])
+    slow = {"overhead": {"at_most": 10.0}, "us": {"min": 10.1}}
+    assert overhead.verdict(slow) == bars.FAIL and overhead.failed([slow])
+    assert overhead.verdict({**slow, "us": {"min": 9.9}}) == bars.PASS

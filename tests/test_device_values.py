@@ -98,7 +98,7 @@ def test_any_value_is_survived_by_renoising(device, case, duplicates, trace, fil
     x, temperature, seed, step, quota = (wild(g, t) for t in (x, temperature, seed, step, quota))
     hostile(g, kwargs, duplicates and device != "simt_race")
     before, closed = x.clone(), kwargs["committed"] | kwargs["done"][:, None]
-    tokens, best, entropy, confidence, _, num_accepted, num_bad = ops.renoise_step_(
+    tokens, best, entropy, confidence, _, num_accepted, num_bad, _ = ops.renoise_step_(
         x, logits, temperature, seed, step, quota, **kwargs
     )
     assert not confidence.isnan().any() and bool((entropy >= 0).all())

@@ -19,12 +19,13 @@ NATIVE = {
         [STANDARD, r"dlfcn\.h", r"cuda_\w+\.h", r"cuda/.*", r"cub/.*", r"cooperative_groups.*", r"mma\.h"],
     ),
     "torch": (
-        ["torch/", "ops.h", "api.h"],
+        ["torch/", "ops.h", "api.h", "dlpack.h"],
         [STANDARD, r"Python\.h", r"torch/(csrc/stable|headeronly|csrc/inductor/aoti_torch/c)/.*"],
     ),
-    "pybind": (["pybind/", "ops.h", "api.h"], [STANDARD, r"pybind11/.*"]),
+    "pybind": (["pybind/", "ops.h", "api.h", "dlpack.h"], [STANDARD, r"pybind11/.*"]),
     "ops.h": (["api.h"], [STANDARD]),
     "api.h": (["core/"], [STANDARD]),
+    "dlpack.h": ([], [STANDARD]),
 }
 # part of the package -> parts it may import
 PYTHON = {

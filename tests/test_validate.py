@@ -6,23 +6,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from backends import ops
+from backends import eager_ops, ops
 from helpers import assert_equal
 from validate_calls import OPS, B, E, L, T, V, W, call_of, i64, meta, schedule, state, tracing
 from validate_cases import CASES
 
 import dlm_kernels as dlm
 from dlm_kernels import reference, remasking, transitions
-from dlm_kernels.calling import call as _call
+from dlm_kernels.calling import public_error
 
 
 def run(implementation, op, arguments):
-    return _call(getattr(implementation, op), **arguments)
+    try:
+        return getattr(implementation, op)(**arguments)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise public_error(error) from None
 
 
 @pytest.mark.parametrize("op, packed, spoilt, error, text", CASES, ids=lambda v: v if isinstance(v, str) else "")
 def test_message(op, packed, spoilt, error, text):
-    for implementation in (ops, reference):
+    for implementation in (ops, eager_ops, reference):
         arguments = {**call_of(op, packed), **spoilt}
         before = arguments["x"].clone() if "x" in arguments else None
         with pytest.raises(error, match=f"^{re.escape(text)}$"):
@@ -34,7 +37,7 @@ def test_message(op, packed, spoilt, error, text):
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_calls_that_are_spoilt_are_legal(op, packed):
-    for implementation in (ops, reference):
+    for implementation in (ops, eager_ops, reference):
         run(implementation, op, call_of(op, packed))
         more = tracing(step=torch.tensor(0)) if op.endswith("_") else {}
         if op == "renoise_step_":
@@ -326,7 +329,7 @@ def test_tensors_without_numbers(step, argument):
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_nothing_for_a_tensor(device):
     with pytest.raises(TypeError, match="^logits: must be a torch.Tensor, got NoneType$"):
-        _call(ops.row_kl, None, torch.zeros(1, 1, 2), torch.ones(1, device=device))
+        run(ops, "row_kl", dict(logits=None, previous=torch.zeros(1, 1, 2), temperature=torch.ones(1, device=device)))
 
 
 def test_no_memory_for_results(isa):

@@ -65,9 +65,11 @@ def renoise_call(case, *, state=True, committed=False, probs=False, trace=False)
             argmax=torch.where(flags(0.5, size, 1), stale, torch.full_like(stale, -1)),
             unchanged=torch.randint(0, 3, (size,), generator=g),
             done=flags(0.2, size),
-            stability=int(torch.randint(0, 3, (1,), generator=g)),
-            confident=float(torch.rand(1, generator=g)) * 3,
         )
+    kwargs.update(
+        stability=int(torch.randint(0, 3, (1,), generator=g)),
+        confident=float(torch.rand(1, generator=g)) * 3,
+    )
     if committed:
         kwargs["committed"] = flags(0.3, *x.shape)
     if probs:

@@ -206,7 +206,7 @@ def check_renoise(ops, call):
     want_call, got_call = copied(call), copied(call)
     want = reference.renoise_step_(want_call[0], *want_call[1], **want_call[2])
     got = ops.renoise_step_(got_call[0], *got_call[1], **got_call[2])
-    tokens, best, entropy, confidence, accepted, num_accepted, num_bad = got
+    tokens, best, entropy, confidence, accepted, num_accepted, num_bad, at_rest = got
     after = got_call[2]
 
     places = places_of(x, args[0], kwargs["start"], kwargs["rows"])
@@ -227,7 +227,7 @@ def check_renoise(ops, call):
     assert_equal("x", got_call[0], laid(x, places, good, tokens))
     assert_equal("num_accepted", num_accepted, per_sequence(places, accepted, size))
     assert_equal("num_bad", num_bad, per_sequence(places, read & ~good, size))
-    check_state(call, after, places, read, good, best, entropy, accepted)
+    check_state(call, after, places, read, good, best, entropy, accepted, at_rest)
     if not good.any():
         return got
 
@@ -267,25 +267,28 @@ def check_renoise(ops, call):
     return got
 
 
-def check_state(call, after, places, read, good, best, entropy, accepted):
+def check_state(call, after, places, read, good, best, entropy, accepted, at_rest):
     """argmax, unchanged, done and committed, sequence by sequence."""
     kwargs, size = call[2], call[0].shape[0]
     if kwargs.get("committed") is not None:
         assert_equal(
             "committed", after["committed"], kwargs["committed"] | laid(kwargs["committed"], places, accepted, accepted)
         )
-    if kwargs.get("argmax") is None:
-        return
-    argmax = laid(kwargs["argmax"], places, good, best)
-    assert_equal("argmax", after["argmax"], argmax)
+    argmax = None
+    if kwargs.get("argmax") is not None:
+        argmax = laid(kwargs["argmax"], places, good, best)
+        assert_equal("argmax", after["argmax"], argmax)
+        assert_equal("at rest", at_rest, after["done"])
     for b in range(size):
-        mine = read & (places.batch == b)
-        old, now = (int(k["unchanged"][b]) for k in (kwargs, after))
-        was, done = (bool(k["done"][b]) for k in (kwargs, after))
+        mine, now, was, done = read & (places.batch == b), 0, False, bool(at_rest[b])  # as of a first step
+        if argmax is not None:
+            old, now = (int(k["unchanged"][b]) for k in (kwargs, after))
+            was = bool(kwargs["done"][b])
+            same = torch.equal(argmax[b], kwargs["argmax"][b])
+            assert now == (old if not mine.any() else old + 1 if same else 0)
         if not mine.any():
-            assert (now, done) == (old, was)
+            assert done == was
             continue
-        assert now == (old + 1 if torch.equal(argmax[b], kwargs["argmax"][b]) else 0)
         mean = entropy[mine].double().mean().item()
         if not good[mine].all() or now < kwargs["stability"]:
             assert not done

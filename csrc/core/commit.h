@@ -113,15 +113,19 @@ DLM_HD bool update_argmax(const RenoiseArgs& a, int64_t row, const Place& at) {
 // StableAndConfidentStoppingCriteria.
 DLM_HD void update_done(const RenoiseArgs& a, int64_t b, int64_t rows, int64_t bad, bool changed, double entropy) {
   const Array &unchanged = a.state.unchanged, &done = a.step.decide.done;
-  if (rows + bad == 0) return;
-  int64_t steps = 0;
-  if (given(unchanged)) {
-    int64_t* const count = static_cast<int64_t*>(unchanged.data) + b * unchanged.stride[0];
-    steps = *count = changed ? 0 : *count < INT64_MAX ? *count + 1 : *count;
+  bool* const state = given(done) ? static_cast<bool*>(done.data) + b * done.stride[0] : nullptr;
+  bool rests = state != nullptr && *state;
+  if (rows + bad > 0) {
+    int64_t steps = 0;  // of a first step
+    if (given(unchanged)) {
+      int64_t* const count = static_cast<int64_t*>(unchanged.data) + b * unchanged.stride[0];
+      steps = *count = changed ? 0 : *count < INT64_MAX ? *count + 1 : *count;
+    }
+    const bool confident = bad == 0 && entropy / static_cast<double>(rows) < a.state.confident;
+    rests = confident && steps >= a.state.stability;
+    if (state != nullptr) *state = rests;
   }
-  if (!given(done)) return;
-  const bool confident = bad == 0 && entropy / static_cast<double>(rows) < a.state.confident;
-  static_cast<bool*>(done.data)[b * done.stride[0]] = confident && steps >= a.state.stability;
+  a.out.done[b] = rests;
 }
 
 }  // namespace dlm

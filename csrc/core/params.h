@@ -131,7 +131,7 @@ struct DrawOutputs {
 
 struct UnmaskOutputs {
   bool* committed = nullptr;
-  int64_t *num_committed = nullptr, *num_open = nullptr, *num_bad = nullptr;
+  int64_t *num_committed = nullptr, *num_open = nullptr, *num_bad = nullptr;  // num_open: not of renoise_step_
 };
 
 struct StepOutputs {
@@ -143,6 +143,7 @@ struct StepOutputs {
 struct RenoiseOutputs {
   void* argmax = nullptr;  // dtype of x
   float* entropy = nullptr;
+  bool* done = nullptr;  // [B]: at rest, now or before
 };
 
 struct TransitionOutputs {

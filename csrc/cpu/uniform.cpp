@@ -40,7 +40,6 @@ void renoise_sequence(const RenoiseArgs& a, const Resolved& r, const Scratch& sc
   }
   update_done(a, b, ranking.eligible, ranking.bad, changed, entropy);
   s.out.unmask.num_committed[b] = accepted;
-  s.out.unmask.num_open[b] = 0;
   s.out.unmask.num_bad[b] = ranking.bad;
 }
 

@@ -12,7 +12,7 @@ __device__ inline void store_counts(const RowsJob& job, int64_t b, int64_t writt
   const bool moves = job.op == RowsOp::kTransition;
   (moves ? job.transition_out.num_changed : step.num_committed)[b] = written;
   (moves ? job.transition_out.num_bad : step.num_bad)[b] = bad;
-  if (!moves) step.num_open[b] = 0;
+  if (!moves && step.num_open != nullptr) step.num_open[b] = 0;
 }
 
 // Sequences that packed rows never mention have counts all the same. Rows are few here.
@@ -21,6 +21,7 @@ __device__ inline void count_absent(const RowsJob& job) {
   for (int64_t b = 0; b < job.args.step.decide.x.shape[0]; ++b) {
     if (count_rows(job.resolved.geometry, b, b + 1) > 0 || threadIdx.x != 0) continue;
     store_counts(job, b, 0, 0);
+    if (job.op == RowsOp::kRenoise) update_done(job.args, b, 0, 0, false, 0);
     finish_edits(job.args.step.decide, b, 0, 0, 0);
   }
 }

@@ -2,7 +2,6 @@
 // goes to CuPy's current stream. The GIL is free while the backend works.
 #pragma once
 
-#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -146,37 +145,25 @@ class Call {
   template <class T>
   Array constant(const char* name, T value) {
     if (current_) return constant_on_gpu<T>(name, py::make_tuple(value));
-    void* const slot = &numbers_.at(used_++);
-    memcpy(slot, &value, sizeof value);
-    return on_host(slot, std::is_same_v<T, float> ? kFloat32 : std::is_same_v<T, double> ? kFloat64 : kInt64, 1);
+    return numbers_.hold(value);
   }
   // [n].
   Array list(const char* name, std::vector<int64_t> values) {
     if (current_) return constant_on_gpu<int64_t>(name, py::tuple(py::cast(values)));
     lists_.push_back(std::move(values));
-    return on_host(lists_.back().data(), kInt64, static_cast<int64_t>(lists_.back().size()));
+    return Numbers::on_host(lists_.back().data(), kInt64, static_cast<int64_t>(lists_.back().size()));
   }
   template <class T>
   Array constant_on_gpu(const char* name, const py::tuple& values) {
     kept_.push_back(current_.attr("constant")(values, type_string<T>));
     return read(name, kept_.back());
   }
-  static Array on_host(void* data, DType dtype, int64_t size) {
-    Array a;
-    a.data = data;
-    a.dtype = dtype;
-    a.ndim = 1;
-    a.shape[0] = size;
-    a.stride[0] = 1;
-    return a;
-  }
 
   Views views_;
   int32_t device_ = -1;
-  py::object current_;               // of a GPU: _cupy.Current
-  std::vector<py::object> kept_;     // constants on it
-  std::array<int64_t, 16> numbers_;  // and on the CPU: more than any op has
-  size_t used_ = 0;
+  py::object current_;            // of a GPU: _cupy.Current
+  std::vector<py::object> kept_;  // constants on it
+  Numbers numbers_;               // and on the CPU
   std::vector<std::vector<int64_t>> lists_;
 };
 

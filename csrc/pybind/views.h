@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "../dlpack.h"
 #include "../ops.h"
-#include "dlpack.h"
 
 namespace dlm::array {
 

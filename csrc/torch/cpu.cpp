@@ -1,21 +1,9 @@
 // CPU tensors.
 #include "call.h"
+#include "pool.h"
 
 namespace dlm::torch_ops {
 namespace {
-
-// torch's intra-op pool runs the workers: set_num_threads holds, and no second pool fights its spinning threads.
-struct Pool : dlm_executor {
-  Pool() {
-    threads = static_cast<int32_t>(torch::stable::get_num_threads());
-    self = nullptr;
-    run = [](void*, int32_t workers, void (*work)(void*, int32_t), void* context) {
-      torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) work(context, static_cast<int32_t>(i));
-      });
-    };
-  }
-};
 
 class Cpu {
  public:

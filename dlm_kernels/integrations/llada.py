@@ -36,9 +36,10 @@ import types
 import torch
 
 from .. import TopK, denoise_step_, request_seeds, row_stats, topk_unmask_
-from ..arguments import integer, number, require, require_type, tensor
+from ..arguments import integer, number, require, require_type
 from ..quotas import even
 from ..seeds import fresh_seeds
+from ..tensors import tensor
 from .seams import Unsupported, function_seam, has_parameters, require_own
 from .transfer import rewinding
 
