@@ -171,13 +171,10 @@ int32_t shim_pick_route(const double* w, double u) {
 // The route of a position that holds `current`, from 14 coefficients.
 int32_t shim_choose_route(const double* coefficients, const Stats* s, float temperature, int64_t current,
                           float z_current, int32_t tempered_after, int64_t vocab, int64_t mask_id, double u) {
-  Array row;
-  row.data = const_cast<double*>(coefficients);
-  row.ndim = 2, row.shape[0] = 1;
   Resolved r;
   r.vocab = vocab, r.tempered_after = tempered_after != 0;
-  return choose_route(row, mask_id, r, row_law(temperature, kSampled, false), from(*s), {0, 0}, {current, z_current},
-                      u);
+  return choose_route(transition_from(coefficients), mask_id, r, row_law(temperature, kSampled, false), from(*s),
+                      {current, z_current}, u);
 }
 
 int32_t shim_noising_route(double noise, double mask, double u) { return noising_route(noise, mask, u); }
