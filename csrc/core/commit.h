@@ -113,8 +113,8 @@ DLM_HD bool update_argmax(const RenoiseArgs& a, int64_t row, const Place& at) {
 // StableAndConfidentStoppingCriteria.
 DLM_HD void update_done(const RenoiseArgs& a, int64_t b, int64_t rows, int64_t bad, bool changed, double entropy) {
   const Array &unchanged = a.state.unchanged, &done = a.step.decide.done;
-  bool* const state = given(done) ? static_cast<bool*>(done.data) + b * done.stride[0] : nullptr;
-  bool rests = state != nullptr && *state;
+  const int64_t offset = given(done) ? b * done.stride[0] : 0;
+  bool rests = given(done) && bool_at(done, offset);
   if (rows + bad > 0) {
     int64_t steps = 0;  // of a first step
     if (given(unchanged)) {
@@ -123,7 +123,7 @@ DLM_HD void update_done(const RenoiseArgs& a, int64_t b, int64_t rows, int64_t b
     }
     const bool confident = bad == 0 && entropy / static_cast<double>(rows) < a.state.confident;
     rests = confident && steps >= a.state.stability;
-    if (state != nullptr) *state = rests;
+    if (given(done)) static_cast<bool*>(done.data)[offset] = rests;
   }
   a.out.done[b] = rests;
 }
