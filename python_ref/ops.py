@@ -246,6 +246,7 @@ def remask_(
     num_open, num_bad int64 [B]).
     """
     validate.remask(**locals())
+    below = float(below)  # torch compares no integer beyond 64 bits
     places = rows_on(x, confidence, start, rows)
     candidate = candidate_rows(x, places, None, window_start, window_stop, frozen)
     filled = candidate & ~holds(token_at(x, places), mask_id)
