@@ -244,6 +244,8 @@ def _redrawn(transition, redraw, level):
 
 def _aligned(*values):
     """[B] tensors beside [B, L] ones as [B, 1]: one number per sequence stands for all its positions."""
+    homes = sorted({str(v.device) for v in values if v.dim() > 0})
+    require(len(homes) < 2, "schedule values", "must be on one device", ", ".join(homes))
     if any(v.dim() == 2 for v in values):
         values = [v[:, None] if v.dim() == 1 else v for v in values]
     try:

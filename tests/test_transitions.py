@@ -243,6 +243,10 @@ def test_columns_and_flags():
             r"schedule values: must be numbers, \[B\] or .*\[3\]",
         ),
         (
+            lambda: transitions.uniform(torch.zeros(2), torch.ones(2, device="meta")),
+            "schedule values: must be on one device, got cpu, meta",
+        ),
+        (
             lambda: transitions.uniform(torch.zeros(1, 2, 3), 1.0),
             r"alpha_t: must be a number, \[B\] .*, got \[1, 2, 3\]",
         ),
