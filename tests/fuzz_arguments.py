@@ -208,6 +208,11 @@ class Tensors:
     def fraction(self):
         return self.random.choice((0.0, 0.3, 0.9, 1.0))
 
+    def misplaced(self):
+        """What says where rows stand, and does not go with how these are laid out."""
+        packed = ("start", "shift") if self.is_packed else ("rows", "length")
+        return (*packed, "start", "shift") if self.is_flat else packed
+
 
 class OfOps(Tensors):
     """Arguments of torch.ops.dlm_kernels, which are tensors and plain numbers."""
@@ -298,12 +303,7 @@ class OfOps(Tensors):
     def settled(self, given):
         """These arguments without what contradicts another one."""
         drop = lambda *names: [given.pop(name, None) for name in names]
-        if self.is_packed:
-            drop("start", "shift")
-        else:
-            drop("rows", "length")
-        if self.is_flat:
-            drop("start", "shift")
+        drop(*self.misplaced())
         if self.target in ("topk_unmask_", "remask_", *NOT_COMPARING) and "trace" in given:
             given["step"] = self.step()
         if "trace" not in given or "trace_steps" not in given:

@@ -224,12 +224,7 @@ class OfFunctions(Tensors):
 
     def settled(self, given):
         drop = lambda *names: [given.pop(name, None) for name in names]
-        if self.is_packed:
-            drop("start", "shift")
-        else:
-            drop("rows", "length")
-        if self.is_flat:
-            drop("start", "shift")
+        drop(*self.misplaced())
         if "seed" in given:
             drop("generator")
         if given.get("edit") is None:
