@@ -22,8 +22,8 @@ struct Named {
 // signature.
 inline void apart(std::initializer_list<Named> written, std::initializer_list<Named> read) {
   const auto pair = [](const Named& one, const Named& other) {
-    const bool shared = meet(one.span, other.span) && share_memory(one.array, other.array);
-    require(!shared, one.argument, "must have memory of its own",
+    if (!meet(one.span, other.span)) return;
+    require(!share_memory(one.array, other.array), one.argument, "must have memory of its own",
             [&] { return std::string("memory of ") + other.argument; });
   };
   for (const Named& one : written) {
