@@ -18,12 +18,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from .arguments import integer, require, require_type
 from .reference.trace import COLUMNS, LAST, NEVER, Positions, fresh, pack, record_
 from .tensors import tensor
 from .trace_summary import summarise
+from .trace_walk import Walk, walk
 
 MODES = ("counters", "full")
 
@@ -176,7 +178,9 @@ class RevisionTrace:
         None: whatever speaks of right and wrong, without a reference; and in mode "counters" what only the history knows, from
         all_returns on, and ``agreement``.
         """
-        return summarise(self)
+        host = lambda value: None if value is None else value.cpu().numpy()
+        walked = Walk(*map(host, walk(self))) if self.mode == "full" else None
+        return _tensors(summarise(self.mode, host(self.positions), host(self.steps), host(self.reference), walked))
 
     def replay(self):
         """(positions, steps) as they must be by the history and the definitions alone, on the CPU; the gain column is 0.
@@ -236,6 +240,13 @@ class RevisionTrace:
     def _check_device(self, argument, value):
         device = self.positions.device
         require(value.device == device, argument, f"must be on {device} as the trace", value.device)
+
+
+def _tensors(found):
+    """A summary of arrays as one of tensors."""
+    if isinstance(found, dict):
+        return {name: _tensors(value) for name, value in found.items()}
+    return torch.from_numpy(found) if isinstance(found, np.ndarray) else found
 
 
 def _name(dtype):

@@ -1,12 +1,17 @@
-"""What a revision trace has seen, in numbers: ``RevisionTrace.summary`` documents them."""
+"""What a revision trace has seen, in numbers, from the arrays that the ops update: ``RevisionTrace.summary`` documents them. In
+NumPy, for tensors and for arrays: never imports torch.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import numpy as np
 
-import torch
-
-from .reference.trace import COLUMNS, GAIN_UNIT, NEVER, unpack
+# The layout of ``dlm_kernels.reference.trace``, which imports torch; a test compares the two.
+FIELDS = ("first", "cur", "prev", "older", "revisions", "round_trips", "returns", "same", "model_flips", "noise_flips",
+          "first_step", "last_step")  # fmt: skip
+COLUMNS = ("model_flips", "noise_flips", "first_commits", "revisions", "round_trips", "returns", "same", "gain")
+NEVER = 0xFFFF
+GAIN_UNIT = 2.0**-20
 
 # What is None without a reference, without the history (mode "full"), and without both; and the curve ``agreement``.
 NEED_REFERENCE = ("correct_first", "correct_last", "net_correct")
@@ -20,21 +25,28 @@ NEED_HISTORY = (
 NEED_BOTH = ("correct_coverage", "gains", "losses", "neutral", "net")
 
 
-def summarise(trace):
-    """The summary of a ``RevisionTrace``. Waits for the device."""
-    state, table = unpack(trace.positions.cpu()), trace.steps.cpu()
-    reference = None if trace.reference is None else trace.reference.cpu()
-    first, last = (torch.where(step == NEVER, -1, step) for step in (state.first_step, state.last_step))
-    sums, curves = _counted(state, table, reference), _curves(first, last, table)
-    if trace.mode == "full":
-        of_history, agreement = _remembered(walk(trace), len(curves["committed"]), reference)
+def unpack(words):
+    """int64 arrays [...] by the names of ``FIELDS``, of int32 [..., 8]."""
+    halves = np.ascontiguousarray(words[..., 4:]).view(
+        np.uint16
+    )  # the first in the low half, as on every machine we run on
+    return dict(zip(FIELDS, np.moveaxis(np.concatenate([words[..., :4], halves], -1, dtype=np.int64), -1, 0)))
+
+
+def summarise(mode, positions, steps, reference=None, walk=None):
+    """The summary of a trace: of its arrays and, in mode "full", the ``Walk`` through its history, of arrays too."""
+    state = unpack(positions)
+    first, last = (np.where(step == NEVER, -1, step) for step in (state["first_step"], state["last_step"]))
+    sums, curves = _counted(state, steps, reference), _curves(first, last, steps)
+    if walk is not None:
+        of_history, agreement = _remembered(walk, len(curves["committed"]), reference)
         sums, curves = {**sums, **of_history}, {**curves, "agreement": agreement}
 
-    coverage = first.amax(-1)
-    total = {name: value.sum(0, keepdim=True) for name, value in sums.items()}
-    together = {name: value.sum(-1, keepdim=True) for name, value in curves.items()}
+    coverage = first.max(-1)
+    total = {name: value.sum(0, keepdims=True) for name, value in sums.items()}
+    together = {name: value.sum(-1, keepdims=True) for name, value in curves.items()}
     return {
-        "mode": trace.mode,
+        "mode": mode,
         **{name: None if value is None else value.item() for name, value in _measures(total).items()},
         "coverage_step": coverage.max().item(),
         "first_commit": first,
@@ -56,77 +68,52 @@ def summarise(trace):
 
 def _counted(state, table, reference):
     """Sums that the counters know."""
-    events = dict(zip(COLUMNS, table.sum(0).unbind(-1)))
-    committed = state.cur >= 0
+    events = dict(zip(COLUMNS, table.sum(0).T))
+    committed = state["cur"] >= 0
     sums = {
         **{name: events[name] for name in COLUMNS if name not in ("first_commits", "gain")},
-        "logprob_gain": events["gain"].double() * GAIN_UNIT,
+        "logprob_gain": events["gain"] * GAIN_UNIT,
         "positions": committed.sum(-1),
-        "revised_positions": (state.revisions > 0).sum(-1),
-        "survivors": (committed & (state.first == state.cur)).sum(-1),
-        "first_step": torch.where(committed, state.first_step, 0).sum(-1),
-        "last_step": torch.where(committed, state.last_step, 0).sum(-1),
+        "revised_positions": (state["revisions"] > 0).sum(-1),
+        "survivors": (committed & (state["first"] == state["cur"])).sum(-1),
+        "first_step": np.where(committed, state["first_step"], 0).sum(-1),
+        "last_step": np.where(committed, state["last_step"], 0).sum(-1),
     }
     if reference is not None:
-        sums["correct_first"] = (committed & (state.first == reference)).sum(-1)
-        sums["correct_last"] = (committed & (state.cur == reference)).sum(-1)
+        sums["correct_first"] = (committed & (state["first"] == reference)).sum(-1)
+        sums["correct_last"] = (committed & (state["cur"] == reference)).sum(-1)
     return sums
 
 
 def _curves(first, last, table):
     """Events of each step, and how many positions have committed by it and are past their last change."""
-    busy = (table != 0).flatten(1).any(-1).nonzero()
+    busy = (table != 0).any((1, 2)).nonzero()[0]
     n = int(busy[-1]) + 1 if len(busy) else 0
-    curves = dict(zip(COLUMNS, table[:n].unbind(-1)))
-    curves["logprob_gain"] = curves.pop("gain").double() * GAIN_UNIT
+    curves = dict(zip(COLUMNS, np.moveaxis(table[:n], -1, 0)))
+    curves["logprob_gain"] = curves.pop("gain") * GAIN_UNIT
     for name, step in (("committed", first), ("stability", last)):
-        row = torch.where(step < 0, len(table), step.clamp(max=len(table) - 1)).t()  # never: behind the table
-        arrived = torch.zeros(len(table) + 1, len(step), dtype=torch.int64).scatter_add_(0, row, torch.ones_like(row))
+        row = np.where(step < 0, len(table), step.clip(max=len(table) - 1))  # never: behind the table
+        arrived = np.zeros((len(table) + 1, len(step)), np.int64)
+        np.add.at(arrived, (row, np.arange(len(step))[:, None]), 1)
         curves[name] = arrived[:n].cumsum(0)
     return curves
-
-
-class Walk(NamedTuple):
-    """The history of the committed tokens, on the CPU."""
-
-    tokens: torch.Tensor  # int32 [T + 1, B, L], before every entry and after the last; -1 for none
-    revision: torch.Tensor  # bool [T, B, L]
-    round_trip: torch.Tensor  # bool [T, B, L]
-    clock: torch.Tensor  # int64 [T], the row of the table that counted the entry
-
-
-def walk(trace):
-    """The ``Walk`` of a trace in mode "full"."""
-    now = previous = torch.full_like(trace.positions[..., 0], -1)
-    tokens, revisions, round_trips = [now], [], []
-    for entry in trace.history:
-        token = torch.where(entry.committed >= 0, entry.committed, now)
-        revision = (now >= 0) & (token != now)
-        revisions.append(revision)
-        round_trips.append(revision & (token == previous))
-        previous, now = torch.where(revision, now, previous), token
-        tokens.append(now)
-    clock = [min(max(int(entry.step), 0), len(trace.steps) - 1) for entry in trace.history]
-    none = torch.zeros(0, *now.shape, dtype=torch.bool)
-    stack = lambda events: torch.stack(events).cpu() if events else none
-    return Walk(stack(tokens), stack(revisions), stack(round_trips), torch.tensor(clock, dtype=torch.int64))
 
 
 def _remembered(walk, n, reference):
     """(sums, how many positions have their final token by each of n steps) that only the history knows."""
     tokens, final = walk.tokens, walk.tokens[-1]
     ever = final >= 0
-    covered = torch.where(ever, (tokens < 0).sum(0), 0).amax(-1)  # index into tokens: the first time that all are there
-    at_coverage = tokens[covered, torch.arange(len(covered))]
-    late = (torch.arange(len(walk.revision))[:, None] >= covered)[..., None]  # entry t leads from tokens[t] to t + 1
-    ordered = tokens.sort(0).values
+    covered = np.where(ever, (tokens < 0).sum(0), 0).max(-1)  # index into tokens: the first time that all are there
+    at_coverage = tokens[covered, np.arange(len(covered))]
+    late = (np.arange(len(walk.revision))[:, None] >= covered)[..., None]  # entry t leads from tokens[t] to t + 1
+    ordered = np.sort(tokens, 0)
     different = (ordered[1:] != ordered[:-1]).sum(0)  # beside the -1 of tokens[0]
     sums = {
         "displaced": (ever & (final != at_coverage)).sum(-1),
         "post_coverage_revisions": (walk.revision & late).sum((0, 2)),
         "post_coverage_round_trips": (walk.round_trip & late).sum((0, 2)),
         # A revision is a return unless its token is new there, and all different ones but the first came by a revision.
-        "all_returns": (walk.revision.sum(0) - (different - 1).clamp(min=0)).sum(-1),
+        "all_returns": (walk.revision.sum(0) - (different - 1).clip(min=0)).sum(-1),
     }
     if reference is not None:
         right = tokens == reference
@@ -134,8 +121,7 @@ def _remembered(walk, n, reference):
         sums["gains"] = (walk.revision & late & right[1:]).sum((0, 2))
         sums["losses"] = (walk.revision & late & right[:-1]).sum((0, 2))
     # Entries up to a step; were steps to run backwards, an entry is as late as the latest before it.
-    clock = walk.clock.cummax(0).values if len(walk.clock) else walk.clock
-    entries = torch.searchsorted(clock, torch.arange(n), right=True)
+    entries = np.searchsorted(np.maximum.accumulate(walk.clock), np.arange(n), side="right")
     return sums, (ever & (tokens == final)).sum(-1)[entries]
 
 
@@ -144,7 +130,8 @@ def _remembered(walk, n, reference):
 
 def _share(part, whole):
     """part / whole, NaN where whole is 0."""
-    return part.double() / whole.double()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return part / whole
 
 
 def _measures(sums):
@@ -160,7 +147,7 @@ def _measures(sums):
         "revisions": revisions,
         "revised_positions": sums["revised_positions"],
         "round_trips": sums["round_trips"],
-        "round_trip_rate": sums["round_trips"] / revisions.clamp(min=1).double(),
+        "round_trip_rate": sums["round_trips"] / revisions.clip(min=1),
         "returns": sums["returns"],
         "effective_revisions": revisions - 2 * sums["round_trips"],
         "mean_first_commit": _share(sums["first_step"], positions),
@@ -174,7 +161,7 @@ def _measures(sums):
     if "displaced" in sums:
         late = sums["post_coverage_revisions"]
         out["displacement"] = _share(sums["displaced"], positions)
-        out["post_coverage_round_trip_rate"] = sums["post_coverage_round_trips"] / late.clamp(min=1).double()
+        out["post_coverage_round_trip_rate"] = sums["post_coverage_round_trips"] / late.clip(min=1)
     if "gains" in sums:
         out["neutral"] = sums["post_coverage_revisions"] - sums["gains"] - sums["losses"]
         out["net"] = sums["gains"] - sums["losses"]

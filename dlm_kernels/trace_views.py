@@ -8,7 +8,7 @@ import math
 import torch
 
 from .reference.trace import NEVER, Positions, unpack
-from .trace_summary import walk
+from .trace_walk import walk
 
 ROWS = (
     ("positions", "positions that committed"),

@@ -272,3 +272,14 @@ def test_a_missing_library_is_named(monkeypatch, method, package):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=rf"RevisionTrace\.{method} needs {package}: pip install {package}"):
         getattr(RevisionTrace(1, 2), method)()
+
+
+def test_the_layout_is_that_of_the_reference():
+    from dlm_kernels.reference import trace as reference
+
+    words = torch.randint(-(2**31), 2**31, (3, 2, 8), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    for (name, mine), theirs in zip(trace_summary.unpack(words.numpy()).items(), reference.unpack(words), strict=True):
+        assert_equal(name, torch.from_numpy(mine), theirs)
+    assert trace_summary.FIELDS == reference.Positions._fields
+    for name in ("COLUMNS", "NEVER", "GAIN_UNIT"):
+        assert getattr(trace_summary, name) == getattr(reference, name)
