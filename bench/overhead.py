@@ -1,5 +1,5 @@
 """What a call costs before its kernel has anything to do: steps on one row of 16 logits, in CPU time, of which other processes
-take nothing. A step called without a seed also draws one, from torch's generator or from the operating system.
+take nothing. A step called without a seed also draws one.
 """
 
 from __future__ import annotations

@@ -3,7 +3,10 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -106,6 +109,24 @@ class Numbers {
  private:
   std::array<int64_t, 16> slots_;  // more than any op has
   size_t used_ = 0;
+};
+
+// Memory for the CPU backend to work in, for one call.
+class Workspace {
+ public:
+  explicit Workspace(int64_t bytes)
+      : large_(bytes > static_cast<int64_t>(sizeof small_) ? std::malloc(static_cast<size_t>(bytes)) : nullptr) {
+    data = large_.get();
+    if (bytes <= static_cast<int64_t>(sizeof small_)) data = small_;
+  }
+  void* data;  // null: there was none left
+
+ private:
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  alignas(64) std::byte small_[1 << 13];  // where malloc would take longer than a small step
+  const std::unique_ptr<void, Free> large_;
 };
 
 // What a call needs besides its arguments.

@@ -78,6 +78,11 @@ def edges(window):
     return dict(window_start=start, window_stop=stop)
 
 
+def bounds(window):
+    """``edges``, also of no window: all of the canvas."""
+    return (0, -1) if window is None else edges(window).values()
+
+
 def filter_names(filter_order, top_p_crossing, top_k_ties):
     """How the filters cut, as the op takes it."""
     for argument, value, names in (("top_p_crossing", top_p_crossing, _CROSSINGS), ("top_k_ties", top_k_ties, _TIES)):

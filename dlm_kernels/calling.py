@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 
 import torch
 from torch.compiler import is_compiling, is_dynamo_compiling
@@ -28,6 +29,7 @@ from .constants import constant
 from .reference import check as checks
 from .reference import validate
 from .reference.geometry import candidate_rows, rows_on
+from .rules import Rule
 from .seeds import fresh_seeds
 from .tensors import tensor
 from .trace import RevisionTrace
@@ -36,6 +38,7 @@ _CONF_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.floa
 _MARK = re.compile(r"\[dlm_kernels:(\w+)\] (.*?)\[end\]", re.DOTALL)
 _ERRORS = {error.__name__: error for error in (ValueError, TypeError, RuntimeError, torch.OutOfMemoryError)}
 _FLOAT32_MAX = torch.finfo(torch.float32).max
+_UNFILTERED = (None, None, None, "top_k_first", False, False)
 _STEPS_KEPT = 256  # a denoising run has no more; a trainer's steps would fill the memory
 
 
@@ -52,15 +55,32 @@ _NUMBERS = dict(
 )
 
 
-def call(name, tensors, arguments, names=None):
-    """Run the op ``name`` on its first ``tensors`` and the rest of its arguments, among which there may be the numbers that
-    ``per_request`` returns, and None for what is not given. A rejected argument surfaces as the ValueError or TypeError that it
-    is, under its public name where ``names`` has another one for it."""
-    if is_dynamo_compiling():
-        return _dispatched(name, tensors, arguments)
+def _parameters(op):
+    """What an op takes by position, all of it tensors: [(name, dtype of numbers that become one, or None)]; and by name: [(name,
+    that dtype, check of a value by itself or None)] and [default]."""
+    checks = {"Tensor": tensor, "int": integer, "float": number}
+    by_position, by_name, defaults = [], [], []
+    for p in getattr(_ops, op)._schema.arguments:
+        dtype = _NUMBERS.get(p.name)
+        if not p.kwarg_only:
+            by_position.append((p.name, dtype))
+            continue
+        by_name.append((p.name, dtype, checks.get(str(p.type).removeprefix("Optional[").removesuffix("]"))))
+        default = p.default_value if p.has_default_value() else ...
+        defaults.append(sys.intern(default) if isinstance(default, str) else default)
+    return by_position, by_name, defaults
+
+
+_PARAMETERS = {op: _parameters(op) for op in _ops.SCHEMAS}
+
+
+def call(name, names, *arguments):
+    """Run the op ``name`` on all its arguments, in the order of its schema, as they came. Where it takes a tensor [1] or [B], a
+    number is as good; None is what was not given, and of a seed, what torch shall draw. A rejected argument surfaces as the
+    ValueError or TypeError that it is, under its public name where ``names`` has another one for it."""
     try:
-        out = eager.FUNCTIONS[name](*tensors, arguments)
-        return _dispatched(name, tensors, arguments) if out is NotImplemented else out
+        out = NotImplemented if is_dynamo_compiling() else eager.FUNCTIONS[name](*arguments)
+        return _dispatched(name, arguments) if out is NotImplemented else out
     except (RuntimeError, ValueError, TypeError) as error:
         raise public_error(error, names) from None
 
@@ -78,15 +98,33 @@ def public_error(error, names=None):
     return kind(renamed(text, names))
 
 
-def _dispatched(name, tensors, arguments):
-    """By the dispatcher. Numbers become tensors on the device; None, which costs as much as anything else there, is left out."""
-    device, given = tensors[0].device, {}
-    for argument, value in arguments.items():
-        if argument in _NUMBERS and value is not None and not isinstance(value, torch.Tensor):
-            value = constant([value], _NUMBERS[argument], device, _comes_again(argument, value))
-        if value is not None:
-            given[argument] = value
-    return getattr(_ops, name)(*tensors, **given)
+def _dispatched(name, arguments):
+    """By the dispatcher. Numbers become tensors on the device; what is at its default, which costs as much as anything else
+    there, is left out."""
+    by_position, by_name, defaults = _PARAMETERS[name]
+    anchor, positional, named = arguments[0], [], {}
+    for (argument, dtype), value in zip(by_position, arguments):
+        positional.append(value if dtype is None else _as_tensor(argument, value, dtype, anchor))
+    rest = arguments[len(positional) :]
+    given = [
+        (p, value)
+        for p, value, default in zip(by_name, rest, defaults)
+        if value is not default and (type(value) is not float or value != default)
+    ]
+    for (argument, dtype, check), value in given:
+        if dtype is not None:
+            value = _as_tensor(argument, value, dtype, anchor)
+        named[argument] = value if check is None else check(argument, value)
+    return getattr(_ops, name)(*positional, **named)
+
+
+def _as_tensor(argument, value, dtype, anchor):
+    if value is None and argument == "seed":
+        return fresh_seeds(_sequences(anchor), anchor.device)
+    value = per_request(argument, value, dtype)
+    if isinstance(value, torch.Tensor):
+        return value
+    return constant([value], dtype, anchor.device, _comes_again(argument, value))
 
 
 def _comes_again(argument, value):
@@ -119,6 +157,13 @@ def quotas(argument, value):
     return per_request(argument, value, torch.int64)
 
 
+def deciding(rule):
+    """The quota, and which of the open positions are taken: (name, level, low, strict)."""
+    require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
+    arguments = rule.arguments()
+    return quotas("k" if arguments[0] == "topk" else "at_least", rule.quota), arguments
+
+
 def temperatures(value):
     if type(value) is float and abs(value) <= _FLOAT32_MAX:
         return value
@@ -127,6 +172,11 @@ def temperatures(value):
     given = per_request("temperature", value, torch.float32)
     wide = isinstance(given, torch.Tensor) and given.dtype in (torch.float64, torch.float16, torch.bfloat16)
     return given.float() if wide else given
+
+
+def begin(start):
+    """``start`` as an op takes it."""
+    return None if start is None else per_request("start", start, torch.int64)
 
 
 def starts(value, device):
@@ -145,42 +195,25 @@ def token_ids(argument, value, device):
     return constant([integer(argument, i) for i in ids], torch.int64, device)
 
 
-def noise(seed, step, generator, like, needed=True):
-    """Seed and step, numbers or tensors. Seeds that nobody gave are drawn, one for each of ``like`` [B, ...], if any are
-    ``needed``: greedy steps spare that."""
+def seeds(seed, generator, like, needed=True, count=None):
+    """The caller's; or what the ``generator`` draws, one for each of ``like`` [B, ...], or ``count``; or None, for torch's own to
+    draw one for each. Greedy steps need none."""
     if seed is not None:
         require(generator is None, "generator", "must not be given together with seed", "both")
-        seed = per_request("seed", seed, torch.int64)
-    else:
-        seed = fresh_seeds(like.shape[0] if like.dim() else 1, like.device, generator) if needed else 0
-    return {"seed": seed, "step": per_request("step", step, torch.int64)}
+        return seed if type(seed) is int else per_request("seed", seed, torch.int64)
+    if not needed:
+        return 0
+    if generator is None and count is None:
+        return None
+    return fresh_seeds(_sequences(like) if count is None else count, like.device, generator)
 
 
-# ---- the keyword arguments of several ops --------------------------------------------------------------------------
-# All at their defaults: none, at once. That is most calls, and a small step lasts no longer than the checks of its arguments.
+def _sequences(like):
+    return like.shape[0] if like.dim() else 1
 
 
-def place(start, rows, shift):
-    """Which position a row of logits is for."""
-    if start is None and rows is None and type(shift) is int and shift == 0:
-        return {}
-    return dict(
-        start=None if start is None else per_request("start", start, torch.int64),
-        rows=optional("rows", rows),
-        shift=integer("shift", shift),
-    )
-
-
-def law(device, suppress, uncond_logits, cfg_scale, uniform):
-    """What is drawn from, and with which numbers."""
-    if suppress is None and uncond_logits is None and uniform is None and type(cfg_scale) is float and cfg_scale == 0:
-        return {}
-    return dict(
-        suppress=token_ids("suppress", suppress, device),
-        uncond_logits=optional("uncond_logits", uncond_logits),
-        cfg_scale=number("cfg_scale", cfg_scale),
-        uniform=optional("uniform", uniform),
-    )
+# ---- several arguments, in the order of the schemas ----------------------------------------------------------------
+# All at their defaults: at once. That is most calls, and a small step lasts no longer than the checks of its arguments.
 
 
 def filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties):
@@ -188,15 +221,12 @@ def filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties):
     if top_k is None and top_p is None and min_p is None:
         named = type(filter_order) is type(top_p_crossing) is type(top_k_ties) is str  # an array has no truth
         if named and (filter_order, top_p_crossing, top_k_ties) == ("top_k_first", "keep", "lowest"):
-            return {}
+            return _UNFILTERED
     how = filter_names(filter_order, top_p_crossing, top_k_ties)
     if not isinstance(top_k, torch.Tensor) and top_k is not None:
         require(integer("top_k", top_k) >= 0, "top_k", "must be >= 0", top_k)
     kinds = (("top_k", top_k, 0, torch.int64), ("top_p", top_p, 1, torch.float64), ("min_p", min_p, 0, torch.float64))
-    return dict(
-        **{argument: _filter(argument, value, off, dtype) for argument, value, off, dtype in kinds},
-        **how,
-    )
+    return *(_filter(argument, value, off, dtype) for argument, value, off, dtype in kinds), *how.values()
 
 
 def _filter(argument, value, off, dtype):
@@ -213,11 +243,11 @@ def _filter(argument, value, off, dtype):
 def scoring(confidence, confidence_from, conf_dtype):
     """How a draw is scored."""
     if type(confidence) is type(confidence_from) is str and conf_dtype is torch.float32:
-        return {"confidence": confidence, "confidence_from": confidence_from}
+        return confidence, confidence_from, "float32"
     confidence_names(confidence, confidence_from)
     known = isinstance(conf_dtype, torch.dtype) and conf_dtype in _CONF_DTYPES
     require(known, "conf_dtype", "must be torch.float32, torch.bfloat16 or torch.float64", conf_dtype)
-    return dict(confidence=confidence, confidence_from=confidence_from, conf_dtype=_CONF_DTYPES[conf_dtype])
+    return confidence, confidence_from, _CONF_DTYPES[conf_dtype]
 
 
 def check_places(x, logits, window, frozen=None, rows=None, **others):
@@ -247,25 +277,33 @@ def check_apart(written, read):
 # ---- what a step writes --------------------------------------------------------------------------------------------
 
 
+def writing(check, trace, names, held):
+    """What a step writes, ``held`` by ``names``, the canvas "x" first, as the op gets it: the same; the pair of a trace; and a
+    ``Writing``, if that has more to do."""
+    if trace is None and check is False:
+        return held, (None, None), None
+    made = Writing(check, trace, names, held)
+    return made.held, made.trace, made
+
+
 class Writing:
     """The canvas, the trace and other tensors that a step writes: the caller's own, or copies of them as long as its ``check``
     may still say no."""
 
-    def __init__(self, check, x, trace=None, **others):
-        self.x, self.arguments, self.keeps_history = x, others, False  # of the op, its arguments by keyword
-        if trace is None and check is False:
-            return
+    def __init__(self, check, trace, names, held):
+        self.held, self.trace, self.keeps_history = held, (None, None), False
         check, self._trace = flag("check", check), trace
+        self._own = {name: optional(name, value) for name, value in zip(names, held)}
         if trace is not None:
             require_type(isinstance(trace, RevisionTrace), "trace", "must be a RevisionTrace", type(trace).__name__)
-            others.update(trace=trace.positions, trace_steps=trace.steps)
+            self.trace = trace.positions, trace.steps
+            self._own.update(trace=trace.positions, trace_steps=trace.steps)
             self.keeps_history = trace.mode == "full"
-        self._before = x.clone() if self.keeps_history else None
-        self._own = {"x": x, **others}
+        self._before = held[0].clone() if self.keeps_history else None
         if check:
             self._check_own()
-            self.x = x.clone()
-            self.arguments = {k: None if v is None else v.clone() for k, v in others.items()}
+            copies = [None if value is None else value.clone() for value in self._own.values()]
+            self.held, self.trace = copies[: len(held)], copies[len(held) :] or self.trace
 
     def _check_own(self):
         """What the op cannot see of copies."""
@@ -284,9 +322,9 @@ class Writing:
             found = (candidate & suspect).reshape(-1).nonzero()
             where = (int(places.batch.reshape(-1)[found[0]]), int(places.position.reshape(-1)[found[0]]))
             raise ValueError(f"{argument}: {rule}, got a bad one at (b, i) = {where}")
-        for key, value in dict(x=self.x, **self.arguments).items():
+        for mine, value in zip(self._own.values(), (*self.held, *self.trace)):
             if value is not None:
-                self._own[key].copy_(value)
+                mine.copy_(value)
 
     def note(self, step, start, rows, by_noise, committed):
         """Enter the step into the history: row-shaped by_noise bool and committed token, -1 for none."""

@@ -24,11 +24,9 @@ def _connected():
         return False
     from . import _C
 
-    parameters = {name: getattr(_ops, name)._schema.arguments for name in _ops.SCHEMAS}
     return _C.connect(
         torch.Tensor,
         exchange,
-        {name: (tuple(p.name for p in of), tuple(p.default_value for p in of)) for name, of in parameters.items()},
         torch._C._autograd._profiler_enabled,
         torch._C._len_torch_function_stack,
         torch._C._dispatch_tls_local_include_set,
@@ -45,7 +43,7 @@ def _functions():
     return {name: getattr(_C, name) for name in _ops.SCHEMAS}
 
 
-# By name: functions of an op's first arguments and a dict of the rest. They return NotImplemented, with nothing done, where the
-# dispatcher has to be asked. Unlike the op they take a number where that has a tensor of one, and None for what is not given, and
+# By name: functions of all arguments of an op, by position. They return NotImplemented, with nothing done, where the dispatcher
+# has to be asked. Unlike the op they take a number where that has a tensor of one, and None for seeds that torch shall draw, and
 # raise ValueErrors and TypeErrors as they are.
 FUNCTIONS = _functions()

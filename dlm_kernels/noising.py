@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 
 from .arguments import flag, integer, number, require
-from .calling import call, noise, optional
+from .calling import call, seeds
 from .constants import constant
 from .schedules import as_level
 from .seeds import request_seeds
 from .tensors import movable, numbers_in, tensor
+
+_NAMES = dict(x="x_0", rates="alpha")
 
 
 def q_sample(
@@ -55,19 +57,10 @@ def q_sample(
     if seed is not None and not isinstance(seed, torch.Tensor):
         require(generator is None, "generator", "must not be given together with seed", "both")
         seed = request_seeds(integer("seed", seed), x_0.shape[0] if x_0.dim() else 1, x_0.device)
-    x_t, route = call(
-        "q_sample",
-        (x_0,),
-        {
-            "rates": _rates(alpha, uniform_share, mask_id is not None, x_0.device),
-            **noise(seed, step, generator, x_0),
-            "vocab_size": integer("vocab_size", vocab_size),
-            "mask_id": -1 if mask_id is None else int(mask_id),
-            "frozen": optional("frozen", frozen),
-            "uniform": optional("uniform", uniform),
-        },
-        names=dict(x="x_0", rates="alpha"),
-    )
+    rates = _rates(alpha, uniform_share, mask_id is not None, x_0.device)
+    seed = seeds(seed, generator, x_0)
+    mask = -1 if mask_id is None else int(mask_id)
+    x_t, route = call("q_sample", _NAMES, x_0, rates, seed, step, vocab_size, mask, frozen, uniform)
     return (x_t, route) if flag("return_route", return_route) else x_t
 
 

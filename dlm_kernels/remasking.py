@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 
 from .arguments import edges, flag, fraction, integer, number, require
-from .calling import call, check_apart, check_places, check_state, law, starts
+from .calling import call, check_apart, check_places, check_state, starts, token_ids
 from .reference.geometry import candidate_rows, dense_rows, holds, token_at
 from .results import RemaskStepResult
 from .seeds import fresh_seeds
@@ -74,8 +74,8 @@ class _Block:
         """(p, bad) [B, W]: the probability, at T = 1, of what every filled position holds. ``argument``: what errors call the
         logits."""
         given = torch.where(self.filled, self.held.long(), -1)
-        weighed = law(logits.device, suppress, uncond_logits, cfg_scale, None)
-        *_, p, bad = call("row_stats", (logits,), dict(temperature=1.0, given=given, **weighed), {"logits": argument})
+        ids = token_ids("suppress", suppress, logits.device)
+        *_, p, bad = call("row_stats", {"logits": argument}, logits, 1.0, given, uncond_logits, cfg_scale, ids)
         return p, bad
 
     def write(self, draw, flags, remask, confidence, k):

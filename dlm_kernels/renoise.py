@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
+from torch.compiler import is_dynamo_compiling
 
 from . import state as carried
-from .arguments import FINITE_ROWS, NAMES, edges, integer, number, require, require_type
-from .calling import (
-    Writing,
-    call,
-    filters,
-    law,
-    noise,
-    optional,
-    place,
-    quotas,
-    scoring,
-    temperatures,
-)
+from .arguments import FINITE_ROWS, NAMES, bounds, integer, number, require, require_type
+from .calling import begin, call, deciding, filters, scoring, seeds, temperatures, writing
 from .results import RenoiseResult
-from .rules import EntropyBudget, Rule
+from .rules import EntropyBudget
 from .tensors import tensor
 from .uniform import without
 
 _NAMES_OF_OTHERS = NAMES | dict(quota="at_least", stability="stability_threshold", confident="confidence_threshold")
+_WRITTEN = ("x", "committed", "argmax", "unchanged", "done")
 _NAMES_OF_TOPK = _NAMES_OF_OTHERS | dict(quota="k")
 
 
@@ -114,46 +107,36 @@ def renoise_step_(
     """
     x, logits = tensor("x", x), tensor("logits", logits)
     require(number("entropy_bound", entropy_bound) >= 0, "entropy_bound", "must be >= 0", entropy_bound)
-    rule = EntropyBudget(entropy_bound) if rule is None else rule
-    require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
-    require(mask_id is None or integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
-    require(softcap is None or number("softcap", softcap) > 0, "softcap", "must be > 0", softcap)
-    require_type(
-        state is None or isinstance(state, RenoiseState), "state", "must be a RenoiseState", type(state).__name__
-    )
-    device = logits.device
-    keys = noise(seed, step, generator, x)
-    writing = Writing(check, x, trace, **({} if state is None else _carried(state)))
+    if rule is None and not is_dynamo_compiling():
+        quota, rule = _budget(entropy_bound)
+    else:
+        quota, rule = deciding(EntropyBudget(entropy_bound) if rule is None else rule)
+    if mask_id is not None:
+        require(integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
+    if softcap is not None:
+        require(number("softcap", softcap) > 0, "softcap", "must be > 0", softcap)
+    carried = (None, None, None, None)
+    if state is not None:
+        require_type(isinstance(state, RenoiseState), "state", "must be a RenoiseState", type(state).__name__)
+        carried = state.committed, state.argmax, state.unchanged, state.done
+    seed = seeds(seed, generator, x)
+    held, traced, writes = writing(check, trace, _WRITTEN, (x, *carried))
     out = call(
-        "renoise_step_",
-        (writing.x, logits),
-        {
-            "temperature": temperatures(temperature),
-            **keys,
-            "quota": quotas("k" if rule.name == "topk" else "at_least", rule.quota),
-            "mask_id": None if mask_id is None else int(mask_id),
-            **rule.arguments(),
-            "probs": optional("probs", probs),
-            "stability": integer("stability_threshold", stability_threshold),
-            "confident": number("confidence_threshold", confidence_threshold),
-            "frozen": optional("frozen", frozen),
-            "softcap": None if softcap is None else float(softcap),
-            **edges(window),
-            **place(start, rows, shift),
-            **law(device, without(mask_id, suppress, logits), uncond_logits, cfg_scale, uniform),
-            **filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
-            **scoring(confidence, confidence_from, conf_dtype),
-            **writing.arguments,
-        },
-        names=_NAMES_OF_TOPK if rule.name == "topk" else _NAMES_OF_OTHERS,
-    )
-    _, best, _, score, accepted, _, num_bad, _ = out
-    if check:
-        suspect, closed = score == -torch.inf, _closed(state, frozen)
-        writing.check(num_bad, "logits", FINITE_ROWS, suspect, x, None, window, closed, start, rows)
-    if writing.keeps_history:
-        good = score > -torch.inf
-        writing.note(keys["step"], start, rows, good & ~accepted, torch.where(good, best, -1))
+        "renoise_step_", _NAMES_OF_TOPK if rule[0] == "topk" else _NAMES_OF_OTHERS,
+        held[0], logits, temperatures(temperature), seed, step, quota, -1 if mask_id is None else int(mask_id), *rule,
+        *held[1:], probs, stability_threshold, confidence_threshold, *bounds(window), frozen, begin(start), rows, shift,
+        without(mask_id, suppress, logits), uncond_logits, cfg_scale,
+        *filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties), 0.0 if softcap is None else softcap,
+        uniform, *scoring(confidence, confidence_from, conf_dtype), *traced,
+    )  # fmt: skip
+    if writes is not None:
+        _, best, _, score, accepted, _, num_bad, _ = out
+        if check:
+            suspect, closed = score == -torch.inf, _closed(state, frozen)
+            writes.check(num_bad, "logits", FINITE_ROWS, suspect, x, None, window, closed, start, rows)
+        if writes.keeps_history:
+            good = score > -torch.inf
+            writes.note(step, start, rows, good & ~accepted, torch.where(good, best, -1))
     return RenoiseResult(*out, x)
 
 
@@ -163,9 +146,9 @@ def renoise_step(x, logits, **kwargs):
     return renoise_step_(tensor("x", x).clone(), logits, **kwargs)
 
 
-def _carried(state):
-    held = {name: tensor(name, getattr(state, name)) for name in ("argmax", "unchanged", "done")}
-    return dict(committed=optional("committed", state.committed), **held)
+@functools.lru_cache(maxsize=64)  # runs keep their bound
+def _budget(entropy_bound):
+    return deciding(EntropyBudget(entropy_bound))
 
 
 def _closed(state, frozen):

@@ -41,16 +41,9 @@ class Rule:
     def quota(self) -> Any:
         return 0
 
-    def arguments(self) -> dict:
-        """Of the op, besides the quota, as far as they are not its defaults."""
-        given = {"rule": self.name}
-        if self.level != 0:
-            given["level"] = self.level
-        if self.low != 0:
-            given["low"] = self.low
-        if not self.strict:
-            given["strict"] = False
-        return given
+    def arguments(self) -> tuple[str, float, float, bool]:
+        """Of the op, besides the quota."""
+        return self.name, self.level, self.low, self.strict
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .arguments import edges, fraction, integer, number, require, require_type
-from .calling import call, check_apart, check_places, check_state, optional, public_error, starts, temperatures
+from .calling import call, check_apart, check_places, check_state, public_error, starts, temperatures
 from .reference.geometry import candidate_rows, rows_on
 from .rules import Threshold
 from .step import denoise_step_
@@ -31,11 +31,7 @@ def row_kl(logits, previous, *, temperature=1.0, wanted=None):
         TypeError, ValueError: naming the argument, the rule and the value.
     """
     logits, previous = tensor("logits", logits), tensor("previous", previous)
-    return call(
-        "row_kl",
-        (logits, previous),
-        dict(temperature=temperatures(temperature), wanted=optional("wanted", wanted)),
-    )
+    return call("row_kl", {}, logits, previous, temperatures(temperature), wanted)
 
 
 @dataclass

@@ -6,27 +6,13 @@ import math
 
 import torch
 
-from .arguments import FINITE_ROWS, NAMES, edges, flag, integer, number, require, require_type
-from .calling import (
-    Writing,
-    call,
-    filters,
-    law,
-    noise,
-    optional,
-    per_request,
-    place,
-    quotas,
-    scoring,
-    starts,
-    temperatures,
-    token_ids,
-)
+from .arguments import FINITE_ROWS, NAMES, bounds, flag, integer, number, require
+from .calling import begin, call, deciding, filters, quotas, scoring, seeds, starts, temperatures, token_ids, writing
 from .reference.geometry import rows_on, token_at
 from .results import Draw, EditResult, RemaskResult, RowStats, StepResult, UnmaskResult
-from .rules import Rule
 from .tensors import tensor
 
+_WRITTEN = ("x", "edits_left", "edited", "num_edited")
 _NAMES_OF_TOPK, _NAMES_OF_OTHERS = NAMES | {"quota": "k"}, NAMES | {"quota": "at_least"}
 
 
@@ -58,19 +44,8 @@ def row_stats(logits, *, temperature=1.0, given=None, uncond_logits=None, cfg_sc
         TypeError, ValueError: naming the argument, the rule and the value.
     """
     logits = tensor("logits", logits)
-    return RowStats(
-        *call(
-            "row_stats",
-            (logits,),
-            {
-                "temperature": temperatures(temperature),
-                "given": optional("given", given),
-                "uncond_logits": optional("uncond_logits", uncond_logits),
-                "cfg_scale": number("cfg_scale", cfg_scale),
-                "suppress": token_ids("suppress", suppress, logits.device),
-            },
-        )
-    )
+    ids = token_ids("suppress", suppress, logits.device)
+    return RowStats(*call("row_stats", NAMES, logits, temperatures(temperature), given, uncond_logits, cfg_scale, ids))
 
 
 def require_finite_rows(bad, position=None):
@@ -132,27 +107,17 @@ def draw_tokens(
     logits = tensor("logits", logits)
     device = logits.device
     per_sequence = temperatures(temperature)
-    ranking = None if rank_temperature is None else number("rank_temperature", rank_temperature)
+    ranking = 0.0 if rank_temperature is None else number("rank_temperature", rank_temperature)
     random = needs_noise(temperature, confidence, ranking)
-    like = logits
-    if seed is None and logits.dim() == 2:
-        like = logits.new_empty(_sequences(per_sequence, top_k, top_p, min_p))
+    count = _sequences(per_sequence, top_k, top_p, min_p) if logits.dim() == 2 else None
+    seed = seeds(seed, generator, logits, random, count)
     tokens, score, key, logprob, entropy, bad = call(
-        "draw_tokens",
-        (logits,),
-        {
-            "temperature": per_sequence,
-            **noise(seed, step, generator, like, random),
-            "length": 0 if length is None else integer("length", length),
-            "demote": token_ids("demote", demote, device),
-            "given": optional("given", given),
-            **place(start, rows, shift),
-            **law(device, suppress, uncond_logits, cfg_scale, uniform),
-            **filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
-            **scoring(confidence, confidence_from, conf_dtype),
-            "rank_temperature": ranking,
-        },
-    )
+        "draw_tokens", NAMES, logits, per_sequence, seed, step, begin(start), rows,
+        0 if length is None else length, shift, token_ids("suppress", suppress, device),
+        token_ids("demote", demote, device), uncond_logits, cfg_scale,
+        *filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties), uniform, given,
+        *scoring(confidence, confidence_from, conf_dtype), ranking,
+    )  # fmt: skip
     if flag("check", check):
         require_finite_rows(bad)
     return Draw(tokens, score, entropy, logprob, key, bad)
@@ -262,77 +227,48 @@ def denoise_step_(
         TypeError, ValueError: naming the argument, the rule and the value; x is untouched.
     """
     x, logits = tensor("x", x), tensor("logits", logits)
-    require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
+    quota, rule = deciding(rule)
     device, mask = logits.device, None if mask_id is None else integer("mask_id", mask_id)
-    ranking = None if rank_temperature is None else number("rank_temperature", rank_temperature)
-    random = needs_noise(temperature, confidence, ranking)
-    keys = noise(seed, step, generator, x, random)
+    ranking = 0.0 if rank_temperature is None else number("rank_temperature", rank_temperature)
+    seed = seeds(seed, generator, x, needs_noise(temperature, confidence, ranking))
     require(edit is not None or edits_left is None, "edits_left", "must be given with edit", "without")
-    writing = Writing(check, x, trace, **({} if edit is None else _editing(x, logits, edits_left)))
+    editing = (None, None, None) if edit is None else (edits_left, *_edited(x, logits))
+    held, traced, writes = writing(check, trace, _WRITTEN, (x, *editing))
     out = call(
-        "denoise_step_",
-        (writing.x, logits),
-        {
-            "temperature": temperatures(temperature),
-            **keys,
-            "quota": quotas("k" if rule.name == "topk" else "at_least", rule.quota),
-            "mask_id": mask,
-            **rule.arguments(),
-            "ready": optional("ready", ready),
-            "edit": None if edit is None else number("edit", edit),
-            "frozen": optional("frozen", frozen),
-            "demote": token_ids("demote", demote, device),
-            **edges(window),
-            **place(start, rows, shift),
-            **law(device, suppress, uncond_logits, cfg_scale, uniform),
-            **filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
-            **scoring(confidence, confidence_from, conf_dtype),
-            "rank_temperature": ranking,
-            **writing.arguments,
-        },
-        names=_NAMES_OF_TOPK if rule.name == "topk" else _NAMES_OF_OTHERS,
-    )
-    tokens, edited = out[0], writing.arguments.get("edited")
-    if check:
-        suspect = out[1] == -torch.inf
-        if mask is not None and edit is None:  # of the candidates, only a bad row keeps its mask at confidence -inf
-            suspect &= tokens == mask
-        read_for = mask if edit is None else None
-        writing.check(out[5], "logits", FINITE_ROWS, suspect, x, read_for, window, frozen, start, rows)
-    if writing.keeps_history:
-        moved = out[2] if edit is None else out[2] | edited
-        _note(writing, keys["step"], start, rows, tokens, moved, mask)
-    if edit is None:
-        return StepResult(*out, x)
-    return EditResult(*out, x, edited, writing.arguments["num_edited"])
+        "denoise_step_", _NAMES_OF_TOPK if rule[0] == "topk" else _NAMES_OF_OTHERS,
+        held[0], logits, temperatures(temperature), seed, step, quota, mask, *rule, ready, edit, *held[1:], *bounds(window),
+        frozen, begin(start), rows, shift, token_ids("suppress", suppress, device), token_ids("demote", demote, device),
+        uncond_logits, cfg_scale, *filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties), uniform,
+        *scoring(confidence, confidence_from, conf_dtype), ranking, *traced,
+    )  # fmt: skip
+    if writes is not None:
+        tokens, score, committed, _, _, num_bad = out
+        if check:
+            suspect = score == -torch.inf
+            if mask is not None and edit is None:  # of the candidates, only a bad row keeps its mask at confidence -inf
+                suspect &= tokens == mask
+            read_for = mask if edit is None else None
+            writes.check(num_bad, "logits", FINITE_ROWS, suspect, x, read_for, window, frozen, start, rows)
+        if writes.keeps_history:
+            moved = committed if edit is None else committed | held[2]
+            _note(writes, step, start, rows, tokens, moved, mask)
+    return StepResult(*out, x) if edit is None else EditResult(*out, x, *held[2:])
 
 
-def _editing(x, logits, edits_left):
-    """What a step with ``edit`` writes besides."""
+def _edited(x, logits):
+    """What a step with ``edit`` tells besides."""
     edited = torch.empty(logits.shape[:-1], dtype=torch.bool, device=x.device)
-    num_edited = torch.empty(x.shape[:1], dtype=torch.int64, device=x.device)
-    return dict(edits_left=optional("edits_left", edits_left), edited=edited, num_edited=num_edited)
+    return edited, torch.empty(x.shape[:1], dtype=torch.int64, device=x.device)
 
 
-def _note(writing, steps, start, rows, tokens, committed, mask):
+def _note(writes, step, start, rows, tokens, committed, mask):
     filled = committed if mask is None else committed & (tokens != mask)  # a model may draw the mask itself
-    writing.note(steps, start, rows, torch.zeros_like(filled), torch.where(filled, tokens, -1))
+    writes.note(step, start, rows, torch.zeros_like(filled), torch.where(filled, tokens, -1))
 
 
 def denoise_step(x, logits, **kwargs):
     """``denoise_step_`` on a copy of ``x``: the same arguments and result; ``result.x`` is the new canvas."""
     return denoise_step_(tensor("x", x).clone(), logits, **kwargs)
-
-
-def _ranked_rows(start, rows, window, frozen, step):
-    """Which positions the given scores are for, which may change, and under what number: of the ops that only rank and write."""
-    return dict(
-        start=None if start is None else per_request("start", start, torch.int64),
-        rows=optional("rows", rows),
-        frozen=optional("frozen", frozen),
-        step=None if step is None else per_request("step", step, torch.int64),
-        **edges(window),
-    )
 
 
 def topk_unmask_(
@@ -370,24 +306,16 @@ def topk_unmask_(
     """
     x, tokens, confidence = tensor("x", x), tensor("tokens", tokens), tensor("confidence", confidence)
     mask = None if mask_id is None else integer("mask_id", mask_id)
-    writing = Writing(check, x, trace)
-    where = _ranked_rows(start, rows, window, frozen, step if trace is not None else None)
-    out = call(
-        "topk_unmask_",
-        (writing.x, tokens, confidence),
-        {
-            "quota": quotas("k", k),
-            "mask_id": mask,
-            **where,
-            **writing.arguments,
-        },
-        names=_NAMES_OF_TOPK,
-    )
-    if check:
-        rule, suspect = "must not be NaN at a candidate", confidence.isnan()
-        writing.check(out[3], "confidence", rule, suspect, x, mask, window, frozen, start, rows)
-    if writing.keeps_history:
-        _note(writing, where["step"], start, rows, tokens, out[0], mask)
+    held, traced, writes = writing(check, trace, ("x",), (x,))
+    given, where = (tokens, confidence, quotas("k", k), mask), (*bounds(window), frozen, begin(start), rows)
+    number = None if trace is None else step
+    out = call("topk_unmask_", _NAMES_OF_TOPK, *held, *given, *where, number, *traced)
+    if writes is not None:
+        if check:
+            rule, suspect = "must not be NaN at a candidate", confidence.isnan()
+            writes.check(out[3], "confidence", rule, suspect, x, mask, window, frozen, start, rows)
+        if writes.keeps_history:
+            _note(writes, step, start, rows, tokens, out[0], mask)
     return UnmaskResult(*out, x)
 
 
@@ -432,28 +360,19 @@ def remask_(
         TypeError, ValueError: naming the argument, the rule and the value; x is untouched.
     """
     x, confidence = tensor("x", x), tensor("confidence", confidence)
-    mask, writing = integer("mask_id", mask_id), Writing(check, x, trace)
-    where = _ranked_rows(start, rows, window, frozen, step if trace is not None else None)
-    out = call(
-        "remask_",
-        (writing.x, confidence),
-        {
-            "quota": quotas("k", k),
-            "mask_id": mask,
-            "below": number("below", below),
-            **where,
-            **writing.arguments,
-        },
-        names=_NAMES_OF_TOPK,
-    )
-    if check:
-        places = rows_on(x, confidence, starts(start, x.device), rows)
-        rule, suspect = "must not be NaN at a filled position", confidence.isnan() & (token_at(x, places) != mask)
-        writing.check(out[3], "confidence", rule, suspect, x, None, window, frozen, start, rows)
-    if writing.keeps_history:
-        remasked = out[0]
-        no_token = torch.full_like(remasked, -1, dtype=torch.int64)
-        writing.note(where["step"], start, rows, remasked, no_token)
+    mask = integer("mask_id", mask_id)
+    held, traced, writes = writing(check, trace, ("x",), (x,))
+    given, where = (confidence, quotas("k", k), mask, below), (*bounds(window), frozen, begin(start), rows)
+    number = None if trace is None else step
+    out = call("remask_", _NAMES_OF_TOPK, *held, *given, *where, number, *traced)
+    if writes is not None:
+        if check:
+            places = rows_on(x, confidence, starts(start, x.device), rows)
+            rule, suspect = "must not be NaN at a filled position", confidence.isnan() & (token_at(x, places) != mask)
+            writes.check(out[3], "confidence", rule, suspect, x, None, window, frozen, start, rows)
+        if writes.keeps_history:
+            remasked = out[0]
+            writes.note(step, start, rows, remasked, torch.full_like(remasked, -1, dtype=torch.int64))
     return RemaskResult(*out, x)
 
 

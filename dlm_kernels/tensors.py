@@ -5,11 +5,14 @@ from torch.compiler import is_compiling
 
 from .arguments import number, require, require_type
 
+_Tensor, _STRIDED = torch.Tensor, torch.strided  # a small step spends a while on looking these up
+
 
 def tensor(argument, value):
     """A torch.Tensor, without its autograd history: no op here has a derivative."""
-    require_type(isinstance(value, torch.Tensor), argument, "must be a torch.Tensor", type(value).__name__)
-    if value.layout is not torch.strided:
+    if type(value) is not _Tensor:
+        require_type(isinstance(value, _Tensor), argument, "must be a torch.Tensor", type(value).__name__)
+    if value.layout is not _STRIDED:
         require(False, argument, "layout must be torch.strided", value.layout)
     return value.detach() if value.requires_grad else value
 

@@ -8,8 +8,8 @@ import torch
 from torch.compiler import is_compiling
 
 from . import transitions
-from .arguments import FINITE_ROWS, NAMES, edges, integer, require, require_type
-from .calling import Writing, call, filters, law, noise, optional, place, temperatures
+from .arguments import FINITE_ROWS, NAMES, bounds, integer, require, require_type
+from .calling import begin, call, filters, seeds, temperatures, token_ids, writing
 from .constants import constant
 from .results import TransitionResult
 from .schedules import Level
@@ -84,37 +84,24 @@ def transition_step_(
         require(integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
     elif transition.needs_mask:
         require(False, "mask_id", f"must be given for {transition.name}", None)
-    device = logits.device
-    keys = noise(seed, step, generator, x)
-    writing = Writing(check, x, trace)
+    coefficients = tensor("transition", transition.coefficients)
+    if coefficients.device != logits.device:
+        coefficients = _on_device(movable("transition", coefficients, logits.device), logits.device)
+    seed = seeds(seed, generator, x)
+    held, traced, writes = writing(check, trace, ("x",), (x,))
     out = call(
-        "transition_step_",
-        (writing.x, logits),
-        {
-            "temperature": temperatures(temperature),
-            **keys,
-            "coefficients": _on_device(
-                movable("transition", tensor("transition", transition.coefficients), device), device
-            ),
-            "mask_id": None if mask_id is None else int(mask_id),
-            "tempered": transition.tempered,
-            "redraw": transition.redraw,
-            "level": transition.level,
-            "frozen": optional("frozen", frozen),
-            **edges(window),
-            **place(start, rows, shift),
-            **law(device, without(mask_id, suppress, logits), uncond_logits, cfg_scale, uniform),
-            **filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
-            **writing.arguments,
-        },
-        names=_NAMES,
-    )
-    if check:
-        suspect = out[3] == -torch.inf
-        writing.check(out[5], "logits", FINITE_ROWS, suspect, x, None, window, frozen, start, rows)
-    if writing.keeps_history:
-        tokens, route, *_ = out
-        writing.note(keys["step"], start, rows, route > 1, torch.where(route == 1, tokens, -1))
+        "transition_step_", _NAMES,
+        *held, logits, temperatures(temperature), seed, step, coefficients, -1 if mask_id is None else int(mask_id),
+        transition.tempered, transition.redraw, transition.level, *bounds(window), frozen, begin(start), rows, shift,
+        without(mask_id, suppress, logits), uncond_logits, cfg_scale,
+        *filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties), uniform, *traced,
+    )  # fmt: skip
+    if writes is not None:
+        tokens, route, _, score, _, num_bad = out
+        if check:
+            writes.check(num_bad, "logits", FINITE_ROWS, score == -torch.inf, x, None, window, frozen, start, rows)
+        if writes.keeps_history:
+            writes.note(step, start, rows, route > 1, torch.where(route == 1, tokens, -1))
     return TransitionResult(*out, x)
 
 
@@ -143,7 +130,7 @@ def uniform_step_(x, logits, *, alpha_t, alpha_s, prediction="plug_in", tempered
         TypeError, ValueError: as ``transition_step_``; ValueError also for alpha outside [0, 1] and alpha_s < alpha_t.
     """
     make = transitions.uniform
-    if not is_compiling() and _is_constant(alpha_t) and _is_constant(alpha_s):
+    if _is_constant(alpha_t) and _is_constant(alpha_s) and not is_compiling():
         make = _uniform_of_constants
     return transition_step_(x, logits, transition=make(alpha_t, alpha_s, str(prediction), str(tempered)), **kwargs)
 
@@ -162,18 +149,18 @@ def _is_constant(alpha):
 
 
 def without(mask_id, suppress, logits):
-    """``suppress`` and the mask, where that is in the vocabulary: what no law may draw."""
-    if mask_id is None or logits.dim() == 0 or not mask_id < logits.shape[-1]:
-        return suppress
-    if isinstance(suppress, torch.Tensor):
-        if suppress.dim() != 1 or suppress.dtype != torch.int64 or suppress.device != logits.device:
-            return suppress  # the op says what is wrong with it
-        return torch.cat([suppress, constant([int(mask_id)], torch.int64, logits.device)])
-    return [int(mask_id), *(suppress if hasattr(suppress, "__iter__") else [] if suppress is None else [suppress])]
+    """``suppress`` and the mask, where that is in the vocabulary, as an op takes it: what no law may draw."""
+    if mask_id is not None and logits.dim() > 0 and mask_id < logits.shape[-1]:
+        if not isinstance(suppress, torch.Tensor):
+            others = suppress if hasattr(suppress, "__iter__") else [] if suppress is None else [suppress]
+            suppress = [int(mask_id), *others]
+        elif suppress.dim() == 1 and suppress.dtype == torch.int64 and suppress.device == logits.device:
+            return torch.cat([suppress, constant([int(mask_id)], torch.int64, logits.device)])
+    return None if suppress is None else token_ids("suppress", suppress, logits.device)
 
 
 def _on_device(coefficients, device):
     """The step takes a host's row of numbers with it: nothing is copied. A compiled graph is better without a host's tensor."""
-    if coefficients.device == device or (coefficients.shape[:-1] == (1,) and not is_compiling()):
+    if coefficients.shape[:-1] == (1,) and not is_compiling():
         return coefficients
     return coefficients.to(device, non_blocking=True)

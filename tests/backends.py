@@ -86,12 +86,19 @@ def ops_of(name):
     return CudaOps() if name == "cuda" else _ops
 
 
+def by_position(name, args, kwargs):
+    """All arguments of an op, in the order of its schema."""
+    parameters = getattr(_ops, name)._schema.arguments[len(args) :]
+    assert kwargs.keys() <= {p.name for p in parameters}
+    return *args, *(kwargs.get(p.name, p.default_value) for p in parameters)
+
+
 class EagerOps:
     """The ops past torch's dispatcher, and the op itself for what is declined."""
 
     def __getattr__(self, name):
         def op(*args, **kwargs):
-            out = eager.FUNCTIONS[name](*args, kwargs)
+            out = eager.FUNCTIONS[name](*by_position(name, args, kwargs))
             return getattr(_ops, name)(*args, **kwargs) if out is NotImplemented else out
 
         return op

@@ -7,6 +7,8 @@ from unittest import mock
 import torch
 from dlm_kernels.reference.philox import STREAM_DRAW, draw_uniform, rank_uniform
 
+from dlm_kernels import _ops, eager
+
 
 def invert(law, uniform):
     """The first token whose cumulative mass exceeds uniform x total, [...]; ``law`` [..., V] need not be normalised."""
@@ -54,5 +56,22 @@ class Numbers:
 @contextlib.contextmanager
 def ours(where="dlm_kernels.calling", numbers=None):
     """The ops draw with the seeds of these ``Numbers``, or of fresh ones."""
-    with mock.patch(f"{where}.fresh_seeds", (numbers or Numbers()).seeds):
+    numbers = numbers or Numbers()
+    with mock.patch(f"{where}.fresh_seeds", numbers.seeds), contextlib.ExitStack() as more:
+        if where == "dlm_kernels.calling":
+            functions = {name: _seeded(name, function, numbers) for name, function in eager.FUNCTIONS.items()}
+            more.enter_context(mock.patch.object(eager, "FUNCTIONS", functions))
         yield
+
+
+def _seeded(name, function, numbers):
+    """A function past the dispatcher, which would let torch draw."""
+    names = [p.name for p in getattr(_ops, name)._schema.arguments]
+
+    def call(*arguments):
+        given = dict(zip(names, arguments))
+        if "seed" in given and given["seed"] is None:
+            given["seed"] = numbers.seeds(len(arguments[0]))
+        return function(*given.values())
+
+    return call

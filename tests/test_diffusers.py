@@ -59,7 +59,7 @@ class Same:
 
     @contextlib.contextmanager
     def ours(self):
-        with mock.patch("dlm_kernels.calling.fresh_seeds", self.numbers[True].seeds):
+        with injection.ours(numbers=self.numbers[True]):
             yield
 
 

@@ -31,7 +31,7 @@ def shared_numbers(batch):
 
     with (
         mock.patch.object(torch, "multinomial", multinomial),
-        mock.patch("dlm_kernels.calling.fresh_seeds", ours.seeds),
+        injection.ours(numbers=ours),
     ):
         yield
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from backends import eager_ops
+from backends import by_position, eager_ops
 from helpers import assert_equal
 from hypothesis import given
 from strategies import step_cases
@@ -16,6 +16,7 @@ from validate_calls import OPS, call_of, editing, i64, state, tracing
 
 import dlm_kernels as dlm
 from dlm_kernels import _load, _ops, eager
+from dlm_kernels.seeds import fresh_seeds
 
 pytestmark = pytest.mark.skipif(
     _load.load().backend != "cpu" or not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"),
@@ -103,7 +104,7 @@ def test_legal_calls_are_taken(op, packed):
         more["step"] = i64(0)
     more |= state() if op == "renoise_step_" else editing() if op == "denoise_step_" else {}
     for arguments in (call_of(op, packed), {**call_of(op, packed), **more}):
-        assert eager.FUNCTIONS[op](arguments) is not NotImplemented
+        assert eager.FUNCTIONS[op](*by_position(op, (), arguments)) is not NotImplemented
 
 
 def test_numbers_are_as_good_as_tensors():
@@ -112,8 +113,60 @@ def test_numbers_are_as_good_as_tensors():
         temperature=torch.tensor([0.7]), seed=i64(2**62), step=i64(-5), top_k=i64(4),
         top_p=torch.tensor([0.8], dtype=torch.float64), min_p=torch.tensor([0.01], dtype=torch.float64),
     )  # fmt: skip
-    for mine, theirs in zip(*(eager.FUNCTIONS["draw_tokens"](LOGITS, of) for of in (numbers, tensors))):
+    draw = lambda given: eager.FUNCTIONS["draw_tokens"](*by_position("draw_tokens", (LOGITS,), given))
+    for mine, theirs in zip(draw(numbers), draw(tensors)):
         assert_equal("outputs", mine, theirs)
+
+
+# ---- seeds that nobody gave ----------------------------------------------------------------------------------------
+
+DRAWS = {
+    "draw_tokens": lambda x, z, **seed: dlm.draw_tokens(z, temperature=0.7, **seed),
+    "denoise_step_": lambda x, z, **seed: dlm.denoise_step_(x, z, mask_id=3, rule=dlm.TopK(2), temperature=0.7, **seed),
+    "renoise_step_": lambda x, z, **seed: dlm.renoise_step_(x, z, **seed),
+    "transition_step_": lambda x, z, **seed: dlm.uniform_step_(x, z, alpha_t=0.3, alpha_s=0.6, **seed),
+    "q_sample": lambda x, z, **seed: (dlm.q_sample(x, alpha=0.5, vocab_size=50, **seed),),
+}
+
+
+def drawn(name, batches=(2, 1, 1, 2), logits=LOGITS, **seed):
+    """The outputs of several calls, and what torch draws next."""
+    outputs = [DRAWS[name](CANVAS[:b].clone(), logits[:b], **{k: draw(b) for k, draw in seed.items()}) for b in batches]
+    return [field for out in outputs for field in out] + [torch.rand(3)]
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_torch_draws_seeds_as_ever(name, taken, monkeypatch):
+    """By torch.manual_seed, one for each sequence in every call, whoever makes it."""
+    torch.manual_seed(5)
+    got = drawn(name)
+    assert taken == [(name, True)] * 4
+    for seed in ({}, {"seed": lambda batch: fresh_seeds(batch, "cpu")}):
+        torch.manual_seed(5)
+        with monkeypatch.context() as patch:
+            if not seed:
+                patch.setattr(eager, "FUNCTIONS", dict.fromkeys(_ops.SCHEMAS, lambda *_: NotImplemented))
+            again = drawn(name, **seed)
+        for mine, theirs in zip(got, again, strict=True):
+            assert_equal(name, mine, theirs)
+
+
+def test_what_is_declined_draws_once(taken):
+    torch.manual_seed(5)
+    want = drawn("draw_tokens", logits=-LOGITS)
+    torch.manual_seed(5)
+    for mine, theirs in zip(drawn("draw_tokens", logits=torch._neg_view(LOGITS)), want, strict=True):
+        assert_equal("draw", mine, theirs)
+    assert taken == [("draw_tokens", True)] * 4 + [("draw_tokens", False)] * 4
+
+
+def test_threads_draw_seeds_of_their_own():
+    from concurrent.futures import ThreadPoolExecutor
+
+    x, z = CANVAS[:1].expand(1, 6).clone(), torch.zeros(1, 6, 1 << 16)
+    with ThreadPoolExecutor(4) as pool:
+        tokens = list(pool.map(lambda _: tuple(dlm.renoise_step(x, z).tokens[0].tolist()), range(64)))
+    assert len(set(tokens)) == 64
 
 
 # ---- who else may want to see a call -------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 // The ops as plain functions of Python, for CPU tensors: ops.h without torch's dispatcher, which takes longer to pass
 // on some thirty arguments than a small step does. torch's DLPack exchange API says what a tensor is, and makes
-// tensors. dlm_kernels/eager.py decides whether nobody but the kernel has to see a call.
+// tensors. All arguments are given, by position, in the order of the schemas in dlm_kernels/_ops.py.
 //
 // A function returns NotImplemented, and has done nothing, for whatever it does not know: it is the dispatcher's then.
 #pragma once
@@ -10,10 +10,8 @@
 
 #include <algorithm>
 #include <cfloat>
-#include <cstddef>
 #include <cstdlib>
-#include <memory>
-#include <new>
+#include <string_view>
 #include <utility>
 
 #include "../dlpack.h"
@@ -40,7 +38,11 @@ class Object {
   }
   Object(const Object& other) : memory(other.memory), p_(other.p_) { Py_XINCREF(p_); }
   Object(Object&& other) noexcept : memory(other.memory), p_(std::exchange(other.p_, nullptr)) {}
-  Object& operator=(Object&&) = delete;
+  Object& operator=(Object&& other) noexcept {
+    std::swap(p_, other.p_);
+    std::swap(memory, other.memory);
+    return *this;
+  }
   ~Object() { Py_XDECREF(p_); }
 
   PyObject* get() const { return p_; }
@@ -73,12 +75,25 @@ inline bool is_watched() {
   return std::find(torch.plain.begin(), torch.plain.end(), PyLong_AsUnsignedLongLong(bits.get())) == torch.plain.end();
 }
 
+// Python's numbers. A bool is none.
+inline int64_t integer(PyObject* p) {
+  int overflow = 0;
+  if (!PyLong_CheckExact(p)) throw Declined{};
+  const long long found = PyLong_AsLongLongAndOverflow(p, &overflow);
+  if (overflow != 0) throw Declined{};
+  return found;
+}
+inline double real(PyObject* p) {
+  if (PyFloat_Check(p)) return PyFloat_AsDouble(p);
+  return static_cast<double>(integer(p));
+}
+
 class Call {
  public:
   using Tensor = Object;
   using Name = std::string;
 
-  Call(const char*, const Object&) {}
+  Call(const char*, const Object& anchor) : anchor_(anchor) {}
 
   static Array read(const char*, const Object& value) {
     dlpack::Tensor t;
@@ -102,22 +117,21 @@ class Call {
   }
   static Array write(const char* name, const Object& value) { return read(name, value); }
 
-  // A number is as good as a tensor of one.
+  // A number is as good as a tensor of one. Seeds that are None are drawn, one for each sequence, by torch.
   Array numbers(const char* name, const Object& value, DType dtype) {
     PyObject* const p = value.get();
-    if (PyLong_CheckExact(p) && dtype == kInt64) {
-      int overflow = 0;
-      const long long found = PyLong_AsLongLongAndOverflow(p, &overflow);
-      if (overflow != 0) throw Declined{};
-      return numbers_.hold(static_cast<int64_t>(found));
+    if (p == Py_None && name == std::string_view("seed")) {
+      const Array anchor = read(name, anchor_);
+      const int64_t batch = anchor.ndim == 0 ? 1 : anchor.shape[0];
+      seeds_.emplace(batch);
+      return Numbers::on_host(seeds_->memory(), kInt64, batch);
     }
-    if (PyFloat_CheckExact(p) && dtype != kInt64) {
-      const double found = PyFloat_AsDouble(p);
-      if (dtype == kFloat64) return numbers_.hold(found);
-      if (found > FLT_MAX || found < -FLT_MAX) throw Declined{};  // torch has a say in what it is as a float32
-      return numbers_.hold(static_cast<float>(found));
-    }
-    return read(name, value);
+    if (!PyLong_CheckExact(p) && !PyFloat_Check(p)) return read(name, value);
+    if (dtype == kInt64) return numbers_.hold(integer(p));
+    const double found = real(p);
+    if (dtype == kFloat64) return numbers_.hold(found);
+    if (found > FLT_MAX || found < -FLT_MAX) throw Declined{};  // torch has a say in what it is as a float32
+    return numbers_.hold(static_cast<float>(found));
   }
   static Array ids(const char* name, const Object& value) { return read(name, value); }
 
@@ -156,23 +170,50 @@ class Call {
   static void* data(const Object& made) { return made.memory; }
 
   template <class Args>
-  static void run(const Need& need, const Args& args) {
+  void run(const Need& need, const Args& args) const {
     const torch_ops::Pool pool;
-    const int64_t bytes =
-        dlm_cpu_workspace_bytes(need.rows, need.batch, need.num_suppress, need.filtered ? need.vocab : 0, pool.threads);
-    alignas(64) std::byte small[1 << 13];  // where malloc would take longer than a small step
-    const std::unique_ptr<void, decltype(&std::free)> large(
-        bytes > static_cast<int64_t>(sizeof small) ? std::malloc(static_cast<size_t>(bytes)) : nullptr, &std::free);
-    if (bytes > static_cast<int64_t>(sizeof small) && large == nullptr) throw Declined{};
-    void* const scratch = large == nullptr ? small : large.get();
+    const Workspace scratch(dlm_cpu_workspace_bytes(need.rows, need.batch, need.num_suppress,
+                                                    need.filtered ? need.vocab : 0, pool.threads));
+    if (scratch.data == nullptr) throw Declined{};
+    if (seeds_.has_value()) seeds_->draw();  // last of all, for what is declined draws again
     Rejected rejected = {};
     PyThreadState* const python = PyEval_SaveThread();
-    const int32_t status = call_cpu(args, &pool, scratch, &rejected.error);
+    const int32_t status = call_cpu(args, &pool, scratch.data, &rejected.error);
     PyEval_RestoreThread(python);
     if (status != 0) throw rejected;
   }
 
  private:
+  // Seeds that torch draws, in the tensor of the call before where that had as many: making one takes half as long as
+  // the draw.
+  class Seeds {
+   public:
+    explicit Seeds(int64_t n)
+        : size_(n), tensor_(std::exchange(kept().size, -1) == n ? std::move(kept().tensor) : make<int64_t>({n})) {}
+    Seeds(const Seeds&) = delete;
+    ~Seeds() {
+      kept().size = size_;
+      kept().tensor = std::move(tensor_);
+    }
+    void* memory() const { return tensor_.memory; }
+    void draw() const {
+      static PyObject* const name = PyUnicode_InternFromString("random_");
+      Object::stolen(PyObject_CallMethodObjArgs(tensor_.get(), name, nullptr));
+    }
+
+   private:
+    struct Kept {
+      int64_t size = -1;
+      Object tensor{nullptr};
+    };
+    static Kept& kept() {  // under the GIL; never destroyed, since Python ends before statics do
+      static Kept& one = *new Kept;
+      return one;
+    }
+    const int64_t size_;
+    Object tensor_;
+  };
+
   static int32_t dtype_of(const dlpack::Tensor& t) {
     if (t.lanes != 1) return kOtherDType;
     switch (t.code) {
@@ -194,7 +235,9 @@ class Call {
     return found.get() != Py_False;
   }
 
+  const Object& anchor_;
   Numbers numbers_;
+  std::optional<Seeds> seeds_;
 };
 
 // ---- Python's arguments as those of an op
@@ -204,10 +247,7 @@ template <class T>
 struct Of;
 template <>
 struct Of<Object> {
-  static Object value(PyObject* p) {
-    if (p == Py_None) throw Declined{};
-    return Object(p);
-  }
+  static Object value(PyObject* p) { return Object(p); }
 };
 template <>
 struct Of<bool> {
@@ -218,20 +258,11 @@ struct Of<bool> {
 };
 template <>
 struct Of<double> {
-  static double value(PyObject* p) {
-    if (!PyFloat_CheckExact(p)) throw Declined{};
-    return PyFloat_AsDouble(p);
-  }
+  static double value(PyObject* p) { return real(p); }
 };
 template <>
 struct Of<int64_t> {
-  static int64_t value(PyObject* p) {
-    int overflow = 0;
-    if (!PyLong_CheckExact(p)) throw Declined{};
-    const long long found = PyLong_AsLongLongAndOverflow(p, &overflow);
-    if (overflow != 0) throw Declined{};
-    return found;
-  }
+  static int64_t value(PyObject* p) { return integer(p); }
 };
 template <>
 struct Of<std::string> {
@@ -250,31 +281,6 @@ struct Of<std::optional<T>> {
   static std::optional<T> value(PyObject* p) {
     if (p == Py_None) return std::nullopt;
     return Of<T>::value(p);
-  }
-};
-
-// Names and defaults of an op's parameters, from its schema. Kept for good.
-struct Signature {
-  std::vector<PyObject*> names, defaults;
-
-  // What was given, the defaults for the rest; borrowed. None counts as not given.
-  template <size_t n>
-  void fill(std::array<PyObject*, n>* values, PyObject* const* given, Py_ssize_t count) const {
-    if (names.size() != n || count < 1 || count > static_cast<Py_ssize_t>(n)) throw Declined{};
-    std::copy(defaults.begin(), defaults.end(), values->begin());
-    std::copy(given, given + count - 1, values->begin());
-    PyObject *name, *value;
-    Py_ssize_t next = 0;
-    while (PyDict_Next(given[count - 1], &next, &name, &value)) {
-      if (value != Py_None) (*values)[index(name)] = value;
-    }
-  }
-
- private:
-  size_t index(PyObject* name) const {  // both are interned, or it is nobody we know
-    const auto found = std::find(names.begin(), names.end(), name);
-    if (found == names.end()) throw Declined{};
-    return static_cast<size_t>(found - names.begin());
   }
 };
 
@@ -301,21 +307,16 @@ template <auto op>
 struct Function;
 template <class... Results, class... Parameters, std::tuple<Results...> (*op)(Parameters...)>
 struct Function<op> {
-  static inline Signature signature;
-
-  static PyObject* call(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  static PyObject* call(PyObject*, PyObject* const* values, Py_ssize_t count) {
     return answered([&] {
-      std::array<PyObject*, sizeof...(Parameters)> values;
-      if (is_watched()) throw Declined{};
-      signature.fill(&values, given, count);
+      if (count != sizeof...(Parameters) || is_watched()) throw Declined{};
       return tuple_of(run(values, std::index_sequence_for<Parameters...>{}), std::index_sequence_for<Results...>{});
     });
   }
 
  private:
   template <size_t... i>
-  static std::tuple<Results...> run(const std::array<PyObject*, sizeof...(Parameters)>& values,
-                                    std::index_sequence<i...>) {
+  static std::tuple<Results...> run(PyObject* const* values, std::index_sequence<i...>) {
     return op(Of<std::decay_t<Parameters>>::value(values[i])...);
   }
   template <size_t... i>
@@ -326,63 +327,19 @@ struct Function<op> {
   }
 };
 
-// integers(n): an int64 tensor of n, of any content; NotImplemented as the ops.
-inline PyObject* integers(PyObject*, PyObject* size) {
-  return answered([&] {
-    if (is_watched()) throw Declined{};
-    return Call::make<int64_t>({Of<int64_t>::value(size)}).release();
-  });
-}
-
-struct Entry {
-  const char* name;
-  Signature* signature;
-  PyObject* (*call)(PyObject*, PyObject* const*, Py_ssize_t);
-};
-template <auto op>
-Entry entry(const char* name) {
-  return {name, &Function<op>::signature, &Function<op>::call};
-}
-
-inline const std::vector<Entry>& entries() {
-  using O = Ops<Call>;
-  static const std::vector<Entry> all = {
-      entry<&O::row_stats>("row_stats"),        entry<&O::row_kl>("row_kl"),
-      entry<&O::draw_tokens>("draw_tokens"),    entry<&O::denoise_step>("denoise_step_"),
-      entry<&O::topk_unmask>("topk_unmask_"),   entry<&O::remask>("remask_"),
-      entry<&O::renoise_step>("renoise_step_"), entry<&O::transition_step>("transition_step_"),
-      entry<&O::q_sample>("q_sample"),
-  };
-  return all;
-}
-
-// connect(torch.Tensor, its exchange API, {op: (names, defaults)}, three functions that say who watches, the
-// dispatcher's keys where nobody does): from now on calls are not declined.
+// connect(torch.Tensor, its exchange API, three functions that say who watches, the dispatcher's keys where nobody
+// does): from now on calls are not declined.
 inline PyObject* connect(PyObject*, PyObject* arguments) {
   return answered([&]() -> PyObject* {
-    PyObject *tensor, *capsule, *signatures, *profiled, *function_modes, *keys;
+    PyObject *tensor, *capsule, *profiled, *function_modes, *keys;
     unsigned long long plain[2];
-    if (!PyArg_ParseTuple(arguments, "OOO!OOO(KK)", &tensor, &capsule, &PyDict_Type, &signatures, &profiled,
-                          &function_modes, &keys, &plain[0], &plain[1])) {
+    if (!PyArg_ParseTuple(arguments, "OOOOO(KK)", &tensor, &capsule, &profiled, &function_modes, &keys, &plain[0],
+                          &plain[1])) {
       throw PythonError{};
     }
     const auto* const exchange = static_cast<dlpack::Exchange*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
     if (exchange == nullptr) throw PythonError{};
     if (exchange->major != 1 || exchange->view == nullptr) return Object(Py_False).release();
-    for (const Entry& each : entries()) {
-      PyObject *names, *defaults;
-      PyObject* const pair = PyDict_GetItemString(signatures, each.name);
-      if (pair == nullptr || !PyArg_ParseTuple(pair, "O!O!", &PyTuple_Type, &names, &PyTuple_Type, &defaults)) {
-        throw PythonError{};
-      }
-      *each.signature = {};
-      for (Py_ssize_t i = 0; i < PyTuple_Size(names); ++i) {
-        PyObject* name = Object(PyTuple_GetItem(names, i)).release();
-        PyUnicode_InternInPlace(&name);
-        each.signature->names.push_back(name);
-        each.signature->defaults.push_back(Object(PyTuple_GetItem(defaults, i)).release());
-      }
-    }
     torch.tensor = reinterpret_cast<PyTypeObject*>(Object(tensor).release());
     torch.profiled = Object(profiled).release();
     torch.function_modes = Object(function_modes).release();
@@ -394,18 +351,28 @@ inline PyObject* connect(PyObject*, PyObject* arguments) {
   });
 }
 
+template <auto op>
+PyMethodDef method(const char* name) {
+  const auto call = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Function<op>::call));
+  return {name, call, METH_FASTCALL, nullptr};
+}
+
 inline PyMethodDef* functions() {
-  static std::vector<PyMethodDef> all = [] {
-    std::vector<PyMethodDef> made = {{"connect", &connect, METH_VARARGS, nullptr},
-                                     {"integers", &integers, METH_O, nullptr}};
-    for (const Entry& each : entries()) {
-      const auto call = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(each.call));
-      made.push_back({each.name, call, METH_FASTCALL, nullptr});
-    }
-    made.push_back({nullptr, nullptr, 0, nullptr});
-    return made;
-  }();
-  return all.data();
+  using O = Ops<Call>;
+  static PyMethodDef all[] = {
+      {"connect", &connect, METH_VARARGS, nullptr},
+      method<&O::row_stats>("row_stats"),
+      method<&O::row_kl>("row_kl"),
+      method<&O::draw_tokens>("draw_tokens"),
+      method<&O::denoise_step>("denoise_step_"),
+      method<&O::topk_unmask>("topk_unmask_"),
+      method<&O::remask>("remask_"),
+      method<&O::renoise_step>("renoise_step_"),
+      method<&O::transition_step>("transition_step_"),
+      method<&O::q_sample>("q_sample"),
+      {nullptr, nullptr, 0, nullptr},
+  };
+  return all;
 }
 
 }  // namespace dlm::eager
