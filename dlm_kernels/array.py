@@ -15,7 +15,7 @@ What is different:
   int64.
 * bfloat16 is ml_dtypes' dtype, DLPack's, or ``bfloat16(bits)`` around a uint16 array, for libraries without it.
 * ``conf_dtype`` is a name or a dtype of that name. ``generator`` is a ``numpy.random.Generator``; without one, fresh seeds
-  come from the operating system. There is no ``trace``.
+  are nobody's choice. There is no ``trace``.
 * The CPU's threads start and end with a call: ``set_num_threads``. A small step has one.
 
 TypeErrors and ValueErrors name the argument, the rule and the value, and nothing is written then. Among them: a torch tensor
@@ -28,6 +28,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import random
 
 import numpy as np
 
@@ -46,8 +47,8 @@ from ._array_schedule import Level
 from .arguments import (
     FINITE_ROWS,
     NAMES,
+    bounds,
     confidence_names,
-    edges,
     filter_names,
     integer,
     number,
@@ -132,9 +133,11 @@ def draw_tokens(
     if seed is None:
         batch = len(logits) if logits.ndim == 3 else getattr(temperature, "size", 1)
         seed = _seed(batch, logits, generator, temperature, confidence, ranking)
+    else:
+        seed = _vector(seed)
     try:
         tokens, score, key, logprob, entropy, bad = _array.draw_tokens(
-            logits, temperature, _vector(seed), step, _vector(start), rows,
+            logits, temperature, seed, step, _vector(start), rows,
             0 if length is None else integer("length", length), integer("shift", shift), suppress, demote, uncond_logits,
             number("cfg_scale", cfg_scale), *_filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
             uniform, given, *_score(confidence, confidence_from, conf_dtype), ranking,
@@ -176,10 +179,9 @@ def denoise_step_(
     """
     if check:
         return _rehearsed(denoise_step_, locals(), ("edits_left",))
-    require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
+    quota, rule = _arguments_of(rule)
     temperature, ranking = _floats(temperature), _ranking(rank_temperature)
-    if seed is None:
-        seed = _seed(len(x), x, generator, temperature, confidence, ranking)
+    seed = _seed(len(x), x, generator, temperature, confidence, ranking) if seed is None else _vector(seed)
     require(edit is not None or edits_left is None, "edits_left", "must be given with edit", "without")
     edited = num_edited = None
     if edit is not None:
@@ -190,15 +192,14 @@ def denoise_step_(
         )
     try:
         out = _array.denoise_step_(
-            x, logits, temperature, _vector(seed), _vector(step), _vector(rule.quota),
-            mask_id if mask_id is None else integer("mask_id", mask_id), rule.name, rule.level, rule.low, rule.strict, ready,
-            edit, edits_left, edited, num_edited, *_edges(window), frozen, _vector(start), rows, integer("shift", shift),
+            x, logits, temperature, seed, step, quota, mask_id if mask_id is None else integer("mask_id", mask_id), *rule, ready,
+            edit, edits_left, edited, num_edited, *bounds(window), frozen, _vector(start), rows, integer("shift", shift),
             suppress, demote, uncond_logits, number("cfg_scale", cfg_scale),
             *_filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties), uniform,
             *_score(confidence, confidence_from, conf_dtype), ranking, None, None,
         )  # fmt: skip
     except (TypeError, ValueError) as error:
-        raise _public(error, _TOPK if rule.name == "topk" else _OTHERS) from None
+        raise _public(error, _TOPK if rule[0] == "topk" else _OTHERS) from None
     return StepResult(*out, x) if edit is None else EditResult(*out, x, edited, num_edited)
 
 
@@ -221,7 +222,7 @@ def topk_unmask_(
         return _rehearsed(topk_unmask_, locals(), ())
     try:
         out = _array.topk_unmask_(
-            x, tokens, confidence, _vector(k), mask_id if mask_id is None else integer("mask_id", mask_id), *_edges(window),
+            x, tokens, confidence, _vector(k), mask_id if mask_id is None else integer("mask_id", mask_id), *bounds(window),
             frozen, _vector(start), rows, None, None, None,
         )  # fmt: skip
     except (TypeError, ValueError) as error:
@@ -252,12 +253,11 @@ def uniform_step_(
         return _rehearsed(uniform_step_, locals(), ())
     coefficients = _array_schedule.uniform(alpha_t, alpha_s, prediction, tempered)
     require(mask_id is None or integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
-    if seed is None:
-        seed = _fresh(len(x), x, generator)
+    seed = _fresh(len(x), x, generator) if seed is None else _vector(seed)
     try:
         out = _array.transition_step_(
-            x, logits, _floats(temperature), _vector(seed), _vector(step), _put(coefficients, x),
-            -1 if mask_id is None else int(mask_id), tempered, "none", 0.0, *_edges(window), frozen, _vector(start), rows,
+            x, logits, _floats(temperature), seed, step, _put(coefficients, x),
+            -1 if mask_id is None else int(mask_id), tempered, "none", 0.0, *bounds(window), frozen, _vector(start), rows,
             integer("shift", shift), _without(mask_id, suppress), uncond_logits, number("cfg_scale", cfg_scale),
             *_filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties), uniform, None, None,
         )  # fmt: skip
@@ -304,21 +304,22 @@ def renoise_step_(
     if check:
         return _rehearsed(renoise_step_, locals(), ("state",))
     require(number("entropy_bound", entropy_bound) >= 0, "entropy_bound", "must be >= 0", entropy_bound)
-    quota, *rule = _budget(entropy_bound) if rule is None else _arguments_of(rule)  # name, level, low, strict
-    require(mask_id is None or integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
-    require(softcap is None or number("softcap", softcap) > 0, "softcap", "must be > 0", softcap)
+    quota, rule = _budget(entropy_bound) if rule is None else _arguments_of(rule)
+    if mask_id is not None:
+        require(integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
+    if softcap is not None:
+        require(number("softcap", softcap) > 0, "softcap", "must be > 0", softcap)
     argmax = unchanged = done = committed = None
     if state is not None:
         require_type(isinstance(state, RenoiseState), "state", "must be a RenoiseState", type(state).__name__)
         argmax, unchanged, done, committed = state.argmax, state.unchanged, state.done, state.committed
-    if seed is None:
-        seed = _fresh(len(x), x, generator)
+    seed = _fresh(len(x), x, generator) if seed is None else _vector(seed)
     try:
         out = _array.renoise_step_(
-            x, logits, _floats(temperature), _vector(seed), _vector(step), _vector(quota),
+            x, logits, _floats(temperature), seed, step, quota,
             -1 if mask_id is None else int(mask_id), *rule, committed,
             argmax, unchanged, done, probs, integer("stability_threshold", stability_threshold),
-            number("confidence_threshold", confidence_threshold), *_edges(window), frozen, _vector(start), rows,
+            number("confidence_threshold", confidence_threshold), *bounds(window), frozen, _vector(start), rows,
             integer("shift", shift), _without(mask_id, suppress), uncond_logits, number("cfg_scale", cfg_scale),
             *_filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
             0.0 if softcap is None else float(softcap), uniform, *_score(confidence, confidence_from, conf_dtype), None, None,
@@ -346,22 +347,18 @@ def _floats(value):
 
 def _vector(value):
     """[] as [1]."""
-    return value if type(value) is int or getattr(value, "ndim", 1) != 0 else value.reshape(1)
+    return value if value is None or type(value) is int or getattr(value, "ndim", 1) != 0 else value.reshape(1)
 
 
 def _arguments_of(rule):
-    """Its quota, name, level, low and strict."""
+    """Its quota, and (name, level, low, strict)."""
     require_type(isinstance(rule, Rule), "rule", "must be a rule, such as TopK(k)", type(rule).__name__)
-    return rule.quota, rule.name, rule.level, rule.low, rule.strict
+    return _vector(rule.quota), rule.arguments()
 
 
 @functools.lru_cache(maxsize=64)  # runs keep their bound
 def _budget(entropy_bound):
     return _arguments_of(EntropyBudget(entropy_bound))
-
-
-def _edges(window):
-    return (0, -1) if window is None else edges(window).values()
 
 
 def _ranking(rank_temperature):
@@ -402,11 +399,16 @@ def _seed(batch, like, generator, temperature, confidence, ranking):
     return 0 if greedy else _fresh(batch, like, generator)
 
 
+_chance = random.Random()  # seeded by the operating system, and in the child of a fork once more
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_chance.seed)
+
+
 def _fresh(batch, like, generator):
     if generator is None:
         if batch == 1 and isinstance(like, np.ndarray):  # a number; on a GPU numbers are kept
-            return int.from_bytes(os.urandom(8), "little", signed=True)
-        seeds = np.frombuffer(os.urandom(8 * batch), np.int64)
+            return _chance.getrandbits(64) - 2**63
+        seeds = np.frombuffer(_chance.randbytes(8 * batch), np.int64)
     else:
         seeds = generator.integers(-(2**63), 2**63, batch, np.int64)
     return _put(seeds, like)

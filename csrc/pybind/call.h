@@ -2,10 +2,6 @@
 // goes to CuPy's current stream. The GIL is free while the backend works.
 #pragma once
 
-#include <cstdlib>
-#include <cstring>
-#include <memory>
-
 #include "threads.h"
 #include "views.h"
 
@@ -84,7 +80,7 @@ class Call {
 
   template <class T>
   py::object make(const Shape& shape) const {
-    if (!current_) return py::array_t<T>(shape);
+    if (!current_) return numpy<T>(shape);
     return current_.attr("empty")(py::tuple(py::cast(shape)), type_string<T>);
   }
   void* data(py::object& made) const {
@@ -102,15 +98,26 @@ class Call {
   }
 
  private:
+  // As py::array_t, which also makes the strides that NumPy makes itself.
+  template <class T>
+  static py::object numpy(const Shape& shape) {
+    static_assert(sizeof(Py_intptr_t) == sizeof(int64_t));
+    const auto& api = py::detail::npy_api::get();
+    PyObject* const made =
+        api.PyArray_NewFromDescr_(api.PyArray_Type_, py::dtype::of<T>().release().ptr(), static_cast<int>(shape.size()),
+                                  reinterpret_cast<const Py_intptr_t*>(shape.data()), nullptr, nullptr, 0, nullptr);
+    if (made == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(made);
+  }
+
   template <class Args>
   static int32_t on_cpu(const Need& need, const Args& args, dlm_error* error) {
     const Threads threads(need);
     const py::gil_scoped_release unlocked;
-    const int64_t bytes = dlm_cpu_workspace_bytes(need.rows, need.batch, need.num_suppress,
-                                                  need.filtered ? need.vocab : 0, threads.threads);
-    const std::unique_ptr<void, decltype(&std::free)> scratch(std::malloc(static_cast<size_t>(bytes)), &std::free);
-    if (scratch == nullptr && bytes > 0) throw std::bad_alloc();
-    return call_cpu(args, &threads, scratch.get(), error);
+    const Workspace scratch(dlm_cpu_workspace_bytes(need.rows, need.batch, need.num_suppress,
+                                                    need.filtered ? need.vocab : 0, threads.threads));
+    if (scratch.data == nullptr) throw std::bad_alloc();
+    return call_cpu(args, &threads, scratch.data, error);
   }
 
   template <class Args>
