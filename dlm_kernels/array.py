@@ -15,7 +15,7 @@ What is different:
   int64.
 * bfloat16 is ml_dtypes' dtype, DLPack's, or ``bfloat16(bits)`` around a uint16 array, for libraries without it.
 * ``conf_dtype`` is a name or a dtype of that name. ``generator`` is a ``numpy.random.Generator``; without one, fresh seeds
-  are nobody's choice. There is no ``trace``.
+  are nobody's choice. ``trace`` is a ``RevisionTrace`` of this module: the counters and their summary, without a history.
 * The CPU's threads start and end with a call: ``set_num_threads``. A small step has one.
 
 TypeErrors and ValueErrors name the argument, the rule and the value, and nothing is written then. Among them: a torch tensor
@@ -33,7 +33,6 @@ import random
 import numpy as np
 
 from . import _array_schedule
-from . import state as carried
 
 try:
     from . import _array
@@ -43,7 +42,9 @@ except ImportError as error:
         f"pybind11: install the wheel for this Python, or build where pybind11 is; importing it failed: {error}"
     ) from error
 from ._array import get_num_threads, set_num_threads
+from ._array_home import library, put
 from ._array_schedule import Level
+from ._array_state import RenoiseState, RevisionTrace, assign, copied
 from .arguments import (
     FINITE_ROWS,
     NAMES,
@@ -60,8 +61,8 @@ from .results import Draw, EditResult, RenoiseResult, RowStats, StepResult, Tran
 from .rules import EntropyBudget, Rule
 
 __all__ = [
-    "row_stats", "draw_tokens", "denoise_step_", "topk_unmask_", "uniform_step_", "renoise_step_", "RenoiseState", "Level",
-    "bfloat16", "set_num_threads", "get_num_threads",
+    "row_stats", "draw_tokens", "denoise_step_", "topk_unmask_", "uniform_step_", "renoise_step_", "RenoiseState",
+    "RevisionTrace", "Level", "bfloat16", "set_num_threads", "get_num_threads",
 ]  # fmt: skip
 
 _TOPK, _OTHERS = NAMES | {"quota": "k"}, NAMES | {"quota": "at_least"}
@@ -155,6 +156,7 @@ def denoise_step_(
     confidence="prob", confidence_from="raw", conf_dtype="float32", rank_temperature=None, start=None, rows=None, shift=0,
     window=None, frozen=None, suppress=None, demote=None, uncond_logits=None, cfg_scale=0.0, top_k=None, top_p=None,
     min_p=None, filter_order="top_k_first", top_p_crossing="keep", top_k_ties="lowest", uniform=None, check=False,
+    trace=None,
 ):  # fmt: skip
     """One fused step of masked denoising, in place: ``dlm_kernels.denoise_step_`` says what every argument means.
 
@@ -172,13 +174,14 @@ def denoise_step_(
         edits_left: int64 [B].
         uniform: float64, row-shaped.
         suppress, demote: token ids, int64 [n] or a list.
+        trace: a ``RevisionTrace`` that takes note of the step, under the number ``step``.
         The others are those of the torch function.
 
     Returns:
         StepResult(tokens, confidence, committed, num_committed, num_open, num_bad, x); with ``edit`` an EditResult.
     """
     if check:
-        return _rehearsed(denoise_step_, locals(), ("edits_left",))
+        return _rehearsed(denoise_step_, locals(), ("edits_left", "trace"))
     quota, rule = _arguments_of(rule)
     temperature, ranking = _floats(temperature), _ranking(rank_temperature)
     seed = _seed(len(x), x, generator, temperature, confidence, ranking) if seed is None else _vector(seed)
@@ -187,8 +190,8 @@ def denoise_step_(
     if edit is not None:
         edit, edited, num_edited = (
             number("edit", edit),
-            _empty(x, logits.shape[:-1], bool),
-            _empty(x, x.shape[:1], np.int64),
+            library(x).empty(logits.shape[:-1], bool),
+            library(x).empty(x.shape[:1], np.int64),
         )
     try:
         out = _array.denoise_step_(
@@ -196,7 +199,7 @@ def denoise_step_(
             edit, edits_left, edited, num_edited, *bounds(window), frozen, _vector(start), rows, integer("shift", shift),
             suppress, demote, uncond_logits, number("cfg_scale", cfg_scale),
             *_filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties), uniform,
-            *_score(confidence, confidence_from, conf_dtype), ranking, None, None,
+            *_score(confidence, confidence_from, conf_dtype), ranking, *_traced(trace),
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise _public(error, _TOPK if rule[0] == "topk" else _OTHERS) from None
@@ -204,7 +207,8 @@ def denoise_step_(
 
 
 def topk_unmask_(
-    x, tokens, confidence, k, *, mask_id, window=None, frozen=None, start=None, rows=None, check=False
+    x, tokens, confidence, k, *, mask_id, window=None, frozen=None, start=None, rows=None, check=False, step=0,
+    trace=None,
 ):  # fmt: skip
     """Confidence-ranked top-k unmasking, in place: ``dlm_kernels.topk_unmask_``.
 
@@ -213,17 +217,18 @@ def topk_unmask_(
         tokens: dtype of x, [B, W] or packed [R] with ``rows``.
         confidence: floats, like tokens.
         k: an int or int64 [B].
+        trace, step: a ``RevisionTrace`` that takes note of the step, and its number.
         The others are those of ``denoise_step_``.
 
     Returns:
         UnmaskResult(committed, num_committed, num_open, num_bad, x).
     """
     if check:
-        return _rehearsed(topk_unmask_, locals(), ())
+        return _rehearsed(topk_unmask_, locals(), ("trace",))
     try:
         out = _array.topk_unmask_(
             x, tokens, confidence, _vector(k), mask_id if mask_id is None else integer("mask_id", mask_id), *bounds(window),
-            frozen, _vector(start), rows, None, None, None,
+            frozen, _vector(start), rows, None if trace is None else step, *_traced(trace),
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise _public(error, _TOPK) from None
@@ -234,7 +239,7 @@ def uniform_step_(
     x, logits, *, alpha_t, alpha_s, prediction="plug_in", tempered="before", temperature=1.0, seed=None, step=0,
     generator=None, mask_id=None, start=None, rows=None, shift=0, window=None, frozen=None, suppress=None,
     uncond_logits=None, cfg_scale=0.0, top_k=None, top_p=None, min_p=None, filter_order="top_k_first",
-    top_p_crossing="keep", top_k_ties="lowest", uniform=None, check=False,
+    top_p_crossing="keep", top_k_ties="lowest", uniform=None, check=False, trace=None,
 ):  # fmt: skip
     """One ancestral step of uniform diffusion, in place: ``dlm_kernels.uniform_step_``.
 
@@ -250,36 +255,20 @@ def uniform_step_(
         TransitionResult(tokens, route, p_current, confidence, num_changed, num_bad, x).
     """
     if check:
-        return _rehearsed(uniform_step_, locals(), ())
+        return _rehearsed(uniform_step_, locals(), ("trace",))
     coefficients = _array_schedule.uniform(alpha_t, alpha_s, prediction, tempered)
     require(mask_id is None or integer("mask_id", mask_id) >= 0, "mask_id", "must be >= 0", mask_id)
     seed = _fresh(len(x), x, generator) if seed is None else _vector(seed)
     try:
         out = _array.transition_step_(
-            x, logits, _floats(temperature), seed, step, _put(coefficients, x),
+            x, logits, _floats(temperature), seed, step, put(coefficients, x),
             -1 if mask_id is None else int(mask_id), tempered, "none", 0.0, *bounds(window), frozen, _vector(start), rows,
             integer("shift", shift), _without(mask_id, suppress), uncond_logits, number("cfg_scale", cfg_scale),
-            *_filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties), uniform, None, None,
+            *_filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties), uniform, *_traced(trace),
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise _public(error, NAMES) from None
     return TransitionResult(*out, x)
-
-
-class RenoiseState(carried.RenoiseState):
-    """What ``renoise_step_`` carries from step to step, in place. Make one by ``start``."""
-
-    @classmethod
-    def start(cls, x, keep_accepted=False):
-        """Of a run that begins with the canvas ``x`` [B, L]. ``keep_accepted``: what is accepted stays (block refinement);
-        without it everything is decided again in every step (DiffusionGemma)."""
-        library = _library(x)
-        return cls(
-            x.copy(),
-            library.full(x.shape[:1], -1, np.int64),
-            library.zeros(x.shape[:1], bool),
-            library.zeros(x.shape, bool) if keep_accepted else None,
-        )
 
 
 def renoise_step_(
@@ -287,7 +276,7 @@ def renoise_step_(
     confidence_threshold=0.005, probs=None, seed=None, step=0, generator=None, confidence="prob", confidence_from="sampled",
     conf_dtype="float32", mask_id=None, start=None, rows=None, shift=0, window=None, frozen=None, suppress=None,
     uncond_logits=None, cfg_scale=0.0, top_k=None, top_p=None, min_p=None, filter_order="top_k_first",
-    top_p_crossing="keep", top_k_ties="lowest", uniform=None, check=False,
+    top_p_crossing="keep", top_k_ties="lowest", uniform=None, check=False, trace=None,
 ):  # fmt: skip
     """Draw a token for every position, accept those of lowest entropy, and let all others fall back to uniform noise, in place:
     ``dlm_kernels.renoise_step_``.
@@ -302,7 +291,7 @@ def renoise_step_(
         RenoiseResult(tokens, argmax, entropy, confidence, accepted, num_accepted, num_bad, done, x).
     """
     if check:
-        return _rehearsed(renoise_step_, locals(), ("state",))
+        return _rehearsed(renoise_step_, locals(), ("state", "trace"))
     require(number("entropy_bound", entropy_bound) >= 0, "entropy_bound", "must be >= 0", entropy_bound)
     quota, rule = _budget(entropy_bound) if rule is None else _arguments_of(rule)
     if mask_id is not None:
@@ -322,7 +311,8 @@ def renoise_step_(
             number("confidence_threshold", confidence_threshold), *bounds(window), frozen, _vector(start), rows,
             integer("shift", shift), _without(mask_id, suppress), uncond_logits, number("cfg_scale", cfg_scale),
             *_filters(top_k, top_p, min_p, filter_order, top_p_crossing, top_k_ties),
-            0.0 if softcap is None else float(softcap), uniform, *_score(confidence, confidence_from, conf_dtype), None, None,
+            0.0 if softcap is None else float(softcap), uniform, *_score(confidence, confidence_from, conf_dtype),
+            *_traced(trace),
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise _public(error, (_TOPK if rule[0] == "topk" else _OTHERS) | _RENOISE) from None
@@ -359,6 +349,14 @@ def _arguments_of(rule):
 @functools.lru_cache(maxsize=64)  # runs keep their bound
 def _budget(entropy_bound):
     return _arguments_of(EntropyBudget(entropy_bound))
+
+
+def _traced(trace):
+    if trace is None:
+        return None, None
+    known = isinstance(trace, RevisionTrace)
+    require_type(known, "trace", "must be a RevisionTrace of dlm_kernels.array", type(trace).__name__)
+    return trace.positions, trace.steps
 
 
 def _ranking(rank_temperature):
@@ -411,7 +409,7 @@ def _fresh(batch, like, generator):
         seeds = np.frombuffer(_chance.randbytes(8 * batch), np.int64)
     else:
         seeds = generator.integers(-(2**63), 2**63, batch, np.int64)
-    return _put(seeds, like)
+    return put(seeds, like)
 
 
 def _without(mask_id, suppress):
@@ -421,38 +419,7 @@ def _without(mask_id, suppress):
     if not hasattr(suppress, "dtype"):
         return [mask_id, *(suppress if hasattr(suppress, "__iter__") else [] if suppress is None else [suppress])]
     good = suppress.ndim == 1 and suppress.dtype == np.int64  # or else the op says what is wrong with it
-    return _library(suppress).append(suppress, mask_id) if good else suppress
-
-
-# ---- where arrays live -----------------------------------------------------------------------------------------------------
-
-
-def _library(like):
-    """The library whose arrays results on the device of ``like`` are."""
-    if isinstance(like, np.ndarray) or not _on_cuda(like):
-        return np
-    import cupy
-
-    return cupy
-
-
-def _on_cuda(like):
-    if hasattr(like, "__cuda_array_interface__"):
-        return True
-    return hasattr(like, "__dlpack_device__") and like.__dlpack_device__()[0] in (2, 13)
-
-
-def _put(array, like):
-    """A NumPy array, or what is on a device already, on the device of ``like``."""
-    if isinstance(like, np.ndarray) or not isinstance(array, np.ndarray) or not _on_cuda(like):
-        return array
-    from . import _cupy
-
-    return _cupy.put(array, like)
-
-
-def _empty(like, shape, dtype):
-    return _library(like).empty(shape, dtype)
+    return library(suppress).append(suppress, mask_id) if good else suppress
 
 
 # ---- check=True ------------------------------------------------------------------------------------------------------------
@@ -464,17 +431,17 @@ def _rehearsed(step, arguments, written):
     rule = "must not be NaN at a candidate" if step is topk_unmask_ else FINITE_ROWS
     arguments = {**arguments, "check": False}
     mine = {name: arguments[name] for name in ("x", *written)}
-    copies = {name: _copy(value) for name, value in mine.items()}
+    copies = {name: copied(value) for name, value in mine.items()}
     out = step(**{**arguments, **copies})
     if bool(out.num_bad.any()):
-        flat = _flat(step, {**arguments, **{name: _copy(value) for name, value in mine.items()}})
+        flat = _flat(step, {**arguments, **{name: copied(value) for name, value in mine.items()}})
         nothing = (
             arguments["confidence"] != arguments["confidence"] if step is topk_unmask_ else out.confidence == -math.inf
         )
         first = int((flat & nothing).reshape(-1).nonzero()[0][0])
         raise ValueError(f"{argument}: {rule}, got a bad one at {_where(_place(first, arguments))}")
     for name, value in copies.items():
-        _assign(mine[name], value)
+        assign(mine[name], value)
     return out._replace(x=mine["x"])
 
 
@@ -482,29 +449,15 @@ def _flat(step, arguments):
     """Row-shaped bool: which rows the step looks at. Over flat logits, those that it scores."""
     x = arguments["x"]
     if step is topk_unmask_:
-        zeros = _library(x).zeros(arguments["tokens"].shape, np.float32)
+        zeros = library(x).zeros(arguments["tokens"].shape, np.float32)
         return step(**{**arguments, "confidence": zeros, "k": x.shape[1]}).committed
     shape = arguments["logits"].shape
-    plain = dict(logits=_library(x).broadcast_to(_library(x).zeros(shape[-1], np.float32), shape))
+    plain = dict(logits=library(x).broadcast_to(library(x).zeros(shape[-1], np.float32), shape))
     unused = dict(
         uncond_logits=None, cfg_scale=0.0, suppress=None, probs=None, seed=0, top_k=None, top_p=None, min_p=None
     )
     plain.update((name, value) for name, value in unused.items() if name in arguments)
     return step(**{**arguments, **plain}).confidence > -math.inf
-
-
-def _copy(value):
-    if isinstance(value, RenoiseState):
-        return RenoiseState(*(_copy(part) for part in vars(value).values()))
-    return None if value is None else value.copy()
-
-
-def _assign(mine, value):
-    if isinstance(mine, RenoiseState):
-        for name, part in vars(mine).items():
-            _assign(part, getattr(value, name))
-    elif mine is not None:
-        mine[...] = value
 
 
 def _place(row, arguments):

@@ -30,13 +30,16 @@ def to_array(value):
         return numpy_of(value.clone())
     if isinstance(value, dlm.RenoiseState):
         return array.RenoiseState(*(None if part is None else numpy_of(part.clone()) for part in vars(value).values()))
+    if isinstance(value, dlm.RevisionTrace):
+        parts = (value.positions, value.steps, value.reference)
+        return array.RevisionTrace(*(None if part is None else numpy_of(part.clone()) for part in parts))
     if isinstance(value, Level):
         return array.Level(*map(to_array, value))
     return str(value)[6:] if isinstance(value, torch.dtype) else value
 
 
 def check_equal(function, *args, **kwargs):
-    """``function`` of both modules: the same results, the same canvas and state."""
+    """``function`` of both modules: the same results, the same canvas, state and trace."""
     mine, more = [to_array(value) for value in args], {name: to_array(value) for name, value in kwargs.items()}
     got = getattr(array, function)(*mine, **more)
     args = [value.clone() if isinstance(value, torch.Tensor) else value for value in args]
@@ -52,6 +55,31 @@ def check_equal(function, *args, **kwargs):
             for part, tensor in vars(value).items():
                 if tensor is not None:
                     assert_equal(part, tensor_of(getattr(more[name], part)), tensor)
+        if isinstance(value, dlm.RevisionTrace):
+            for part in ("positions", "steps"):
+                assert_equal(part, tensor_of(getattr(more[name], part)), getattr(value, part))
+            assert_same_summary(more[name].summary(), value.summary())
+
+
+def assert_same_summary(mine, theirs):
+    assert mine.keys() == theirs.keys()
+    for name, value in theirs.items():
+        if isinstance(value, dict):
+            assert_same_summary(mine[name], value)
+        elif isinstance(value, torch.Tensor):
+            assert_equal(name, tensor_of(mine[name]), value)
+        else:
+            assert type(mine[name]) is type(value) and (mine[name] == value or value != value), name
+
+
+def some_trace(x, vocab, seed=0):
+    """A trace with a past, and with right tokens to compare with."""
+    g = torch.Generator().manual_seed(seed)
+    tokens = lambda: torch.randint(0, vocab, x.shape, generator=g)
+    trace = dlm.RevisionTrace(*x.shape, max_steps=5, reference=tokens())
+    for step in range(3):
+        trace.record(tokens() % 3, step=step)
+    return trace
 
 
 def some_logits(seed=0, dtype=torch.float32, shape=(B, L, V)):
@@ -92,9 +120,9 @@ RULES = [dlm.TopK(2), dlm.TopK(0), dlm.Threshold(0.3), dlm.Factor(1.0), dlm.Entr
 
 
 @given(dtype=DTYPES, rule=st.sampled_from(RULES), x_dtype=st.sampled_from([torch.int64, torch.int32]),
-       more=arguments(**MANY, **SCORED), flags=st.tuples(*[st.booleans()] * 4))  # fmt: skip
+       more=arguments(**MANY, **SCORED), flags=st.tuples(*[st.booleans()] * 5))  # fmt: skip
 def test_denoise_step(dtype, rule, x_dtype, more, flags):
-    frozen, guided, edits, demoted = flags
+    frozen, guided, edits, demoted, traced = flags
     more.setdefault("seed", 0)
     x = torch.full((B, L), V, dtype=x_dtype)
     x[0, 2] = 5
@@ -106,6 +134,8 @@ def test_denoise_step(dtype, rule, x_dtype, more, flags):
         more.update(edit=0.2, edits_left=torch.tensor([2, 0]))
     if demoted:
         more["demote"] = [1, 2]
+    if traced:
+        more["trace"] = some_trace(x, V)
     check_equal("denoise_step_", x, some_logits(0, dtype, (B, 5, V)), mask_id=V, rule=rule, **more)
 
 
@@ -128,13 +158,16 @@ def test_row_stats(dtype, temperature, guided, suppress):
     check_equal("row_stats", some_logits(0, dtype), temperature=temperature, suppress=suppress, given=tokens, **more)
 
 
-@given(k=st.sampled_from([0, 2, 99, torch.tensor([1, 3])]), dtype=DTYPES, packed=st.booleans(), mask=st.booleans())
-def test_topk_unmask(k, dtype, packed, mask):
+@given(k=st.sampled_from([0, 2, 99, torch.tensor([1, 3])]), dtype=DTYPES, packed=st.booleans(), mask=st.booleans(),
+       traced=st.booleans())  # fmt: skip
+def test_topk_unmask(k, dtype, packed, mask, traced):
     x, tokens = torch.full((B, L), -1), torch.arange(B * L).view(B, L)
     rows = dict(rows=torch.tensor([3, 11, -1, 0, 8])) if packed else {}
     if packed:
         tokens = tokens.flatten()[:5].contiguous()
-    check_equal("topk_unmask_", x, tokens, torch.rand(tokens.shape).to(dtype), k, mask_id=-1 if mask else None, **rows)
+    more = dict(trace=some_trace(x, 12), step=4) if traced else {}
+    confidence = torch.rand(tokens.shape).to(dtype)
+    check_equal("topk_unmask_", x, tokens, confidence, k, mask_id=-1 if mask else None, **rows, **more)
 
 
 ALPHAS = [
@@ -145,23 +178,28 @@ ALPHAS = [
 
 
 @given(dtype=DTYPES, alphas=st.sampled_from(ALPHAS), prediction=st.sampled_from(["plug_in", "denoiser"]), more=arguments(**MANY),
-       tempered=st.sampled_from(["before", "after"]), mask_id=st.sampled_from([None, 9, V]))  # fmt: skip
-def test_uniform_step(dtype, alphas, prediction, more, tempered, mask_id):
+       tempered=st.sampled_from(["before", "after"]), mask_id=st.sampled_from([None, 9, V]), traced=st.booleans())  # fmt: skip
+def test_uniform_step(dtype, alphas, prediction, more, tempered, mask_id, traced):
     x = torch.randint(0, V, (B, L), generator=torch.Generator().manual_seed(3))
     more.setdefault("seed", 0)
+    if traced:
+        more["trace"] = some_trace(x, V)
     check_equal("uniform_step_", x, some_logits(0, dtype, (B, 5, V)), alpha_t=alphas[0], alpha_s=alphas[1],
                 prediction=prediction, tempered=tempered, mask_id=mask_id, **more)  # fmt: skip
 
 
 @given(dtype=DTYPES, more=arguments(**MANY, **SCORED, entropy_bound=st.just(3.0), softcap=st.just(5.0)),
-       rule=st.sampled_from([None, *RULES]), kind=st.integers(0, 2), mask_id=st.sampled_from([None, 9]))  # fmt: skip
-def test_renoise_step(dtype, more, rule, kind, mask_id):
+       rule=st.sampled_from([None, *RULES]), kind=st.integers(0, 2), mask_id=st.sampled_from([None, 9]),
+       traced=st.booleans())  # fmt: skip
+def test_renoise_step(dtype, more, rule, kind, mask_id, traced):
     x = torch.randint(0, V, (B, L), generator=torch.Generator().manual_seed(3))
     more.setdefault("seed", 0)
     logits = some_logits(0, dtype, (B, 5, V))
     if kind:
         state = dlm.RenoiseState.start(x, keep_accepted=kind == 2)
         more.update(state=state, probs=torch.zeros(logits.shape, dtype=torch.bfloat16))
+    if traced:
+        more["trace"] = some_trace(x, V)
     check_equal("renoise_step_", x, logits, rule=rule, mask_id=mask_id, **more)
 
 
@@ -177,6 +215,63 @@ def test_a_run_with_a_state():
     assert got.done.all()
 
 
+def test_a_run_with_a_trace():
+    """From the start to the summary as the torch steps; a reset is a start, in the same memory."""
+    x, right = torch.zeros(B, L, dtype=torch.int64), torch.arange(B * L).view(B, L)
+    want = dlm.RevisionTrace(B, L, max_steps=3, reference=right)
+    got = array.RevisionTrace.start(x.numpy(), max_steps=3, reference=right.numpy().astype(np.int32))
+    memory = got.positions.ctypes.data
+    for _ in range(2):
+        theirs, mine = x.clone(), x.clone().numpy()
+        for step in range(5):
+            levels = dict(alpha_t=step / 5, alpha_s=(step + 1) / 5, seed=2, step=step)
+            dlm.uniform_step_(theirs, some_logits(step), **levels, trace=want)
+            array.uniform_step_(mine, some_logits(step).numpy(), **levels, trace=got)
+        assert_same_summary(got.summary(), want.summary())
+        assert got.summary()["revisions"] > 0
+        got.reset(), want.reset()
+        assert (got.positions == want.positions.numpy()).all() and not got.steps.any()
+    assert got.positions.ctypes.data == memory
+
+
+def test_a_step_that_is_rejected_is_not_traced():
+    x, logits = np.full((B, L), -1), some_logits().numpy()
+    logits[1, 2, 3] = np.nan
+    trace = array.RevisionTrace.start(x, reference=np.zeros((B, L), np.int64))
+    trace.reference.flags.writeable = False
+    before = trace.positions.copy()
+    with pytest.raises(ValueError, match=r"got a bad one at \(b, i\) = \(1, 2\)$"):
+        greedy(x, logits, check=True, trace=trace)
+    assert (trace.positions == before).all() and not trace.steps.any()
+    logits[1, 2, 3] = 0
+    greedy(x, logits, check=True, trace=trace)
+    assert trace.summary()["commits"] == B * L
+
+
+@pytest.mark.parametrize(
+    "start, error, text",
+    [
+        (dict(x=np.zeros(3)), ValueError, "x: must be 2-dimensional, [B, L], got [3]"),
+        (dict(max_steps=0), ValueError, "max_steps: must be >= 1, got 0"),
+        (dict(max_steps=1.5), TypeError, "max_steps: must be an int, got float"),
+        (dict(reference=np.zeros((B, L))), TypeError, "reference: dtype must be int64 or int32, got float64"),
+        (dict(reference=np.zeros((L, B), int)), ValueError, "reference: shape must be [2, 6], got [6, 2]"),
+    ],
+)
+def test_bad_traces(start, error, text):
+    with pytest.raises(error, match=f"^{re.escape(text)}$"):
+        array.RevisionTrace.start(**{"x": np.zeros((B, L), int), **start})
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_traces_of_others_are_rejected(check):
+    for trace in (3, dlm.RevisionTrace(B, L)):
+        with pytest.raises(TypeError, match="^trace: must be a RevisionTrace of dlm_kernels.array, got "):
+            greedy(np.full((B, L), -1), some_logits().numpy(), check=check, trace=trace)
+    with pytest.raises(ValueError, match=r"^trace: shape must be \[2, 6, 8\], got \[2, 7, 8\]$"):
+        greedy(np.full((B, L), -1), some_logits().numpy(), trace=array.RevisionTrace.start(np.zeros((B, L + 1))))
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_keywords_and_defaults_are_those_of_torch(name):
     theirs = inspect.signature(getattr(dlm, name)).parameters
@@ -185,8 +280,7 @@ def test_keywords_and_defaults_are_those_of_torch(name):
         del theirs["kwargs"], theirs["transition"]
     mine = inspect.signature(getattr(array, name)).parameters
     default = lambda p: "float32" if p.default is torch.float32 else p.default
-    missing = {"trace", "step"} if name == "topk_unmask_" else {"trace"}  # there the step is the trace's
-    assert {n: default(p) for n, p in theirs.items() if n not in missing} == {n: p.default for n, p in mine.items()}
+    assert {n: default(p) for n, p in theirs.items()} == {n: p.default for n, p in mine.items()}
 
 
 def test_never_imports_torch():
@@ -198,7 +292,9 @@ array.row_stats(logits), array.draw_tokens(logits, temperature=1.0)
 array.denoise_step_(x, logits, mask_id=0, rule=TopK(1))
 array.topk_unmask_(x, x + 1, logits[..., 0], 1, mask_id=0)
 array.uniform_step_(x, logits, alpha_t=0.1, alpha_s=0.3)
-array.renoise_step_(x, logits, state=array.RenoiseState.start(x))
+trace = array.RevisionTrace.start(x)
+array.renoise_step_(x, logits, state=array.RenoiseState.start(x), trace=trace)
+assert trace.summary()["commits"] == 4
 sys.exit("torch" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

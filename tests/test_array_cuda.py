@@ -88,6 +88,16 @@ def test_public_functions(cupy):
     np.testing.assert_array_equal(array.row_stats(logits).argmax.get(), logits.get().argmax(-1))
 
 
+def test_a_trace_lives_where_the_canvas_does(cupy):
+    x, logits = map(of_device, some())
+    trace = array.RevisionTrace.start(x, reference=np.zeros((B, L), np.int64))
+    assert isinstance(trace.positions, fake_cupy.ndarray) and isinstance(trace.steps, fake_cupy.ndarray)
+    out = array.denoise_step_(x, logits, **POSITION, step=3, trace=trace)
+    found = trace.summary()
+    np.testing.assert_array_equal(found["first_commit"] == 3, out.committed.get())
+    assert found["commits"] == 2 * B and found["correct_last"] == (x.get() == 0).sum()
+
+
 # ---- pointers, strides, streams, devices -------------------------------------------------------------------------------
 
 
