@@ -300,6 +300,23 @@ sys.exit("torch" in sys.modules)
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_fresh_seeds_are_others_in_the_child_of_a_fork():
+    code = """
+import os, numpy as np
+from dlm_kernels import array
+draw = lambda: array.draw_tokens(np.zeros((1, 16, 999), np.float32), temperature=1.0).tokens.tobytes()
+read, write = os.pipe()
+if os.fork() == 0:
+    os.write(write, draw())
+    os._exit(0)
+mine = draw()
+os.wait()
+theirs = os.read(read, 999)
+assert len(theirs) == len(mine) == 128 and theirs != mine
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 # ---- arrays --------------------------------------------------------------------------------------------------------
 
 
