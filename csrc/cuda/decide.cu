@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kDecideThreads, 1)
   if (b >= a.decide.x.shape[0]) return;
   Ranked* const ranked = space_of(space, g, b);
   const Standing rows = rank_sequence(
-      g, rule_params(r, a.decide, b), b, ranked,
+      g, rule_params(r, a.decide, b), b, true, ranked,
       [&](int64_t row, const Place& at) {
         if (!is_candidate(a.decide, at)) return Verdict{kClosed, 0};
         const bool open = is_open(a.decide, at);

@@ -1,7 +1,7 @@
 // One sequence per block: sort its eligible rows by THE order, find how long a prefix the rule accepts, commit that.
 #pragma once
 
-#include "block.h"
+#include "select.h"
 
 namespace dlm::cuda {
 
@@ -123,10 +123,11 @@ __device__ int64_t accept_among_neighbours(const RuleParams& rule, Ranked* ranke
 }
 
 // Sorts the eligible rows of sequence b into `ranked`, which has room for the next power of two of its rows, and asks
-// the rule. judge(row, place) -> Verdict; value(row) and entropy(row) of eligible rows.
+// the rule. judge(row, place) -> Verdict; value(row) and entropy(row) of eligible rows. Where only the accepted ones
+// are wanted, and the rule is but a number, they alone are there, in any order.
 template <class Judge, class Value, class Entropy>
-__device__ Standing rank_sequence(const Geometry& g, const RuleParams& rule, int64_t b, Ranked* ranked, Judge judge,
-                                  Value value, Entropy entropy) {
+__device__ Standing rank_sequence(const Geometry& g, const RuleParams& rule, int64_t b, bool only_accepted,
+                                  Ranked* ranked, Judge judge, Value value, Entropy entropy) {
   enum { kNumOpen, kNumFilled, kNumEligible, kNumBad, kNumCounts };
   DLM_SHARED(int, count, [kNumCounts]);
   if (threadIdx.x < kNumCounts) count[threadIdx.x] = 0;
@@ -143,6 +144,10 @@ __device__ Standing rank_sequence(const Geometry& g, const RuleParams& rule, int
   }
   __syncthreads();
   const int64_t n = count[kNumEligible];
+  if (only_accepted && rule.rule == kTopK) {
+    block_select(ranked, static_cast<uint32_t>(n), static_cast<uint32_t>(first_of(rule, n)));
+    return {count[kNumOpen], count[kNumFilled], n, count[kNumBad], first_of(rule, n)};
+  }
   block_sort<ranks_before>(ranked, static_cast<uint32_t>(n));
   const int64_t accepted = sees_neighbours(rule.rule) ? accept_among_neighbours(rule, ranked, n, value)
                                                       : accept_ranked(rule, ranked, n, value, entropy);

@@ -51,7 +51,7 @@ __device__ DLM_NOINLINE inline Standing rank_records(const RowsJob& job, RulePar
                                                      bool only_sure = false) {
   const RowRecords& records = job.records;
   return rank_sequence(
-      job.resolved.geometry, rule, b, ranked,
+      job.resolved.geometry, rule, b, job.op == RowsOp::kStep, ranked,
       [&](int64_t row, const Place& at) {
         const auto state = static_cast<RowState>(records.state[row]);
         const bool open = is_open(job.args.step.decide, at);
@@ -163,9 +163,8 @@ __device__ inline void finish_sequence(const RowsJob& job, int64_t b, Ranked* ra
 // A row has been finished; the block that finishes the last one of a sequence finishes that, too. A call of its own, so
 // that nothing of it is kept in registers before.
 template <bool kMoves>
-__device__ DLM_NOINLINE void finish_fused(const RowsJob& job, int64_t row) {
+__device__ DLM_NOINLINE void finish_fused(const RowsJob& job, int64_t b) {
   const Geometry& g = job.resolved.geometry;
-  const int64_t b = place_of(g, row).b;
   if (b < 0) return;
   const int64_t rows = count_rows(g, b, b + 1);
   if (!last_to_arrive(job.sequence_arrivals + b, static_cast<unsigned>(rows))) return;
