@@ -35,7 +35,7 @@ struct Scratch {
 Scratch cut_scratch(void* base, int64_t rows, int64_t vocab) {
   Carver carver(base, 256);
   Scratch s;
-  carver.take(s.parts, rows * num_chunks(vocab) * kWarps);
+  carver.take(s.parts, rows * num_chunks(vocab));
   const int64_t recorded = vocab > 0 ? rows : 0;
   carver.take(s.records.value, recorded);
   carver.take(s.records.key, recorded);
@@ -60,11 +60,12 @@ SortSpace sort_space(const Geometry& g, const Scratch& scratch) {
   return space;
 }
 
-// Few rows are shared by as many blocks as run at once; of many, blocks take turns.
+// Few rows are shared by as many blocks as run at once, or as have a chunk for each of their warps; of many, blocks
+// take turns.
 int32_t split_of(int64_t rows, int64_t vocab) {
   const int64_t at_once = kBlocksPerMultiprocessor * multiprocessors(), each = at_once / max_of<int64_t>(1, rows);
   const int64_t wanted = each >= 2 ? next_power_of_two(each / 2 + 1) : next_power_of_two(kWaves * at_once / rows);
-  return static_cast<int32_t>(min_of(num_chunks(vocab), wanted));
+  return static_cast<int32_t>(min_of((num_chunks(vocab) + kWarps - 1) / kWarps, wanted));
 }
 
 RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const Scratch& scratch) {

@@ -78,18 +78,18 @@ __device__ inline Binning integer_bins(Digit digit, int64_t first, int64_t last)
   return {digit, 0, 0, max_of(0, 64 - __clzll(last - first) - kBinBits)};
 }
 
-// body(logit, offset) where wanted(logit, offset), for the calling warp's share of the chunk at `begin`. Few are
+// body(logit, offset) where wanted(logit, offset), for the chunk at `begin`, which kLanes threads share. Few are
 // wanted, or many do much: a loop over them instead of a copy of the body for each.
-template <class Source, class Wanted, class Body>
-__device__ void each_of_warp(const Source& source, int64_t vocab, int64_t begin, Wanted wanted, Body body) {
+template <int kLanes, class Source, class Wanted, class Body>
+__device__ void each_wanted(const Source& source, int64_t vocab, int64_t begin, Wanted wanted, Body body) {
   const int size = static_cast<int>(min_of(chunk_size(vocab), vocab - begin));
 #pragma unroll 1
-  for (int tile = 0; tile < size; tile += Source::kTile) {
+  for (int tile = 0; tile < size; tile += kLanes * Source::kLaneTile) {
     typename Source::Vector vector[Source::kTileVectors];
-    source.load_tile(begin, tile, size, vector);
+    source.template load_tile<kLanes>(begin, tile, size, vector);
 #pragma unroll 1
     for (int i = 0; i < Source::kTileVectors; ++i, shift_down(vector)) {
-      const int at = tile + i * Source::kTurn + static_cast<int>(threadIdx.x) * Source::kLogits;
+      const int at = tile + (i * kLanes + static_cast<int>(threadIdx.x) % kLanes) * Source::kLogits;
       unsigned left = 0;
       vector[0].each([&](int k, float z) { left |= wanted(source.effective(z), at + k) ? 1u << k : 0; });
 #pragma unroll 1
@@ -101,15 +101,12 @@ __device__ void each_of_warp(const Source& source, int64_t vocab, int64_t begin,
   }
 }
 
-__device__ inline Partial* parts_of(const RowsJob& job, int64_t row) {
-  return job.parts + row * num_chunks(job.resolved.vocab) * kWarps;
-}
+__device__ inline Partial* parts_of(const RowJob& job) { return job.parts + job.row * num_chunks(job.resolved.vocab); }
 
-// Of the calling warp's share of chunk `lane`.
-__device__ inline Partial warp_partial(const Partial* parts, int chunks) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
-  if (lane < chunks) return parts[lane * kWarps + warp];
-  return {-kInfinity, 0, 0, 0};
+// The maximum of chunk `lane`.
+__device__ inline float lane_max(const Partial* parts, int chunks) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  return lane < chunks ? parts[lane].max : -kInfinity;
 }
 
 // The largest of the maxima through which their own sum exceeds the target; -inf if there is none. `max`: the thread's.
@@ -146,15 +143,15 @@ __device__ inline void cut_among_few(const SweepParams& sweep, CutSpace* space) 
 // Cuts a row of `logits` behind the first token through which the sum of weights exceeds the target. A call, as all
 // that read a row: each has the registers to itself.
 template <class Source>
-__device__ DLM_NOINLINE void cut_where_crossed(const RowsJob& job, const Array& logits, int64_t row) {
+__device__ DLM_NOINLINE void cut_where_crossed(const RowJob& job, const void* logits) {
   constexpr int kMine = kBins / kThreads;
   const int64_t vocab = job.resolved.vocab;
   const int t = static_cast<int>(threadIdx.x), chunks = static_cast<int>(num_chunks(vocab));
-  const Source source(job.args.step.sweep, logits, job.resolved.geometry, row);
-  const Partial* const parts = parts_of(job, row);
+  const Source source(job, logits);
+  const Partial* const parts = parts_of(job);
   DLM_DYNAMIC_SHARED(CutSpace, space);
   const Weights weights = space->weights;
-  const float max = t < chunks * kWarps ? parts[t].max : -kInfinity;
+  const float max = t < chunks ? parts[t].max : -kInfinity;
   const float lowest = -block_max(max == -kInfinity ? max : -max);
   const float floor = fmaxf(space->z, crossed_by_maxima(max, weights, space));
 
@@ -175,7 +172,7 @@ __device__ DLM_NOINLINE void cut_where_crossed(const RowsJob& job, const Array& 
     }
     __syncthreads();
     const int64_t size = chunk_size(vocab), begin = t % kWarp * size;
-    const bool holds = key_of(warp_partial(parts, chunks).max) >= s.low && begin <= s.last && begin + size > s.first;
+    const bool holds = key_of(lane_max(parts, chunks)) >= s.low && begin <= s.last && begin + size > s.first;
 #pragma unroll 1
     for (unsigned left = __ballot_sync(kAllLanes, holds); left != 0; left &= left - 1) {
       const int64_t chunk = (__ffs(static_cast<int>(left)) - 1) * size;
@@ -184,7 +181,7 @@ __device__ DLM_NOINLINE void cut_where_crossed(const RowsJob& job, const Array& 
         const int key = key_of(z);
         return key >= s.low && key <= s.high && offset >= first && offset <= last;
       };
-      each_of_warp(source, vocab, chunk, inside, [&](float z, int offset) {
+      each_wanted<kThreads>(source, vocab, chunk, inside, [&](float z, int offset) {
         if (bins.digit != Digit::kEach) {
           add(&space->bin[bins.bin_of(s, z, chunk + offset)], weights.of(z));
           return;
@@ -237,25 +234,27 @@ __device__ DLM_NOINLINE void cut_where_crossed(const RowsJob& job, const Array& 
 // Sums up the partials again, about the same maxima, of the tokens kept: all that they hold, or, where the confidence
 // is of all tokens, only what is drawn from.
 template <class Source>
-__device__ DLM_NOINLINE void sum_kept(const RowsJob& job, const Array& logits, int64_t row) {
+__device__ DLM_NOINLINE void sum_kept(const RowJob& job, const void* logits) {
   const int64_t vocab = job.resolved.vocab;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const int chunks = static_cast<int>(num_chunks(vocab));
-  const Source source(job.args.step.sweep, logits, job.resolved.geometry, row);
-  Partial* const parts = parts_of(job, row);
+  const Source source(job, logits);
+  Partial* const parts = parts_of(job);
   DLM_DYNAMIC_SHARED(CutSpace, space);
   const Cutoff cutoff = space->cutoff();
-  const float scale = space->weights.scale, max = warp_partial(parts, chunks).max;
+  const float scale = space->weights.scale, max = lane_max(parts, chunks);
+  __syncthreads();  // all have read what is written below
   Partial kept = {-kInfinity, 0, 0, 0};
 #pragma unroll 1
-  for (unsigned left = __ballot_sync(kAllLanes, max >= cutoff.z); left != 0; left &= left - 1) {
+  for (unsigned left = __ballot_sync(kAllLanes, max >= cutoff.z && lane % kWarps == warp); left != 0;
+       left &= left - 1) {
     const int chunk = __ffs(static_cast<int>(left)) - 1;
     const float about = __shfl_sync(kAllLanes, max, chunk);
     float mass = 0, tilt = 0;
     const int64_t begin = chunk * chunk_size(vocab);
     const Cutoff here = {cutoff.z, offset_in(begin, chunk_size(vocab), cutoff.index)};
     const auto kept_here = [&](float z, int offset) { return keeps(here, z, offset); };
-    each_of_warp(source, vocab, begin, kept_here, [&](float z, int) {
+    each_wanted<kWarp>(source, vocab, begin, kept_here, [&](float z, int) {
       const float y = (z - about) * scale, e = exp2_approx(y);
       mass += e;
       tilt = fmaf(e, fmaxf(y, -126.0f), tilt);
@@ -265,8 +264,8 @@ __device__ DLM_NOINLINE void sum_kept(const RowsJob& job, const Array& logits, i
     tilt = warp_reduce(tilt, sum);
     if (lane == chunk && mass > 0) kept = {about, mass, tilt, mass};
   }
-  if (lane < chunks) {
-    Partial* const part = parts + lane * kWarps + warp;
+  if (lane < chunks && lane % kWarps == warp) {
+    Partial* const part = parts + lane;
     if (job.resolved.confidence_from == kSampled) {
       *part = kept;
     } else {
@@ -278,15 +277,15 @@ __device__ DLM_NOINLINE void sum_kept(const RowsJob& job, const Array& logits, i
 }
 
 // First top_k, then, `by_mass`, what looks at probabilities. Says whether there is anything to search for.
-__device__ DLM_NOINLINE inline bool aim(const RowsJob& job, int64_t row, bool by_mass) {
+__device__ DLM_NOINLINE inline bool aim(const RowJob& job, bool by_mass) {
   const SweepParams& sweep = job.args.step.sweep;
   const int t = static_cast<int>(threadIdx.x);
-  const int64_t b = place_of(job.resolved.geometry, row).b;
+  const int64_t b = job.at.b;
   const Filter filter = filter_of(sweep, job.resolved, b);
   const float temperature = float_at(sweep.temperature, b);
   const double beta = temperature > 0 ? inverse_temperature(temperature) : 1;
   ChunkStats mine;
-  if (t < static_cast<int>(num_chunks(job.resolved.vocab)) * kWarps) mine = as_chunk(parts_of(job, row)[t]);
+  if (t < static_cast<int>(num_chunks(job.resolved.vocab))) mine = as_chunk(parts_of(job)[t]);
   const bool bad = __syncthreads_or(is_bad_chunk(mine)) != 0;
   const bool unseen = !(temperature > 0) && job.resolved.confidence_from != kSampled;
   const float max = block_max(mine.max);
@@ -314,11 +313,11 @@ __device__ inline bool wants_sums(const RowsJob& job, bool by_mass) {
 // that: a draw, or a confidence under the same law. All threads of the block call. A call, so that rows without filters
 // spare its registers.
 template <class Source>
-__device__ DLM_NOINLINE void cut_row(const RowsJob& job, const Array& logits, int64_t row) {
-  if (aim(job, row, false)) cut_where_crossed<Source>(job, logits, row);
-  if (wants_sums(job, false)) sum_kept<Source>(job, logits, row);
-  if (aim(job, row, true)) cut_where_crossed<Source>(job, logits, row);
-  if (wants_sums(job, true)) sum_kept<Source>(job, logits, row);
+__device__ DLM_NOINLINE void cut_row(const RowJob& job, const void* logits) {
+  if (aim(job, false)) cut_where_crossed<Source>(job, logits);
+  if (wants_sums(job, false)) sum_kept<Source>(job, logits);
+  if (aim(job, true)) cut_where_crossed<Source>(job, logits);
+  if (wants_sums(job, true)) sum_kept<Source>(job, logits);
 }
 
 }  // namespace dlm::cuda

@@ -9,7 +9,6 @@
 #include DLM_SIMT_HEADER
 #define DLM_NOINLINE __attribute__((noinline))
 #else
-#include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 
 #define DLM_NOINLINE __noinline__

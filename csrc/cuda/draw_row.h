@@ -7,7 +7,7 @@
 
 namespace dlm::cuda {
 
-__device__ DLM_NOINLINE inline RowLaw law_of(const RowsJob& job, Place at) {
+__device__ inline RowLaw law_of(const RowsJob& job, Place at) {
   const float temperature = float_at(job.args.step.sweep.temperature, at.b);
   RowLaw law = row_law(temperature, job.resolved.confidence_from, job.tilt);
   if (job.op == RowsOp::kRowStats) law.beta = inverse_temperature(temperature), law.draw_beta = 0;
@@ -79,35 +79,34 @@ __device__ inline void store_drawn_row(const RowsJob& job, int64_t row, const Dr
 // Scores and stores what was drawn. One thread calls, and its arithmetic is in double: a call of its own spares the
 // others its registers.
 template <class Source>
-__device__ DLM_NOINLINE void score_row(const RowsJob& job, int64_t row, RowStats stats, int64_t token) {
+__device__ DLM_NOINLINE void score_row(const RowJob& job, RowStats stats, int64_t token) {
   const Resolved& r = job.resolved;
   const StepArgs& step = job.args.step;
-  const Place at = place_of(r.geometry, row);
-  const RowLaw law = law_of(job, at);
-  const Source source(step.sweep, r.geometry, row);
+  const Place& at = job.at;
+  const RowLaw& law = job.law;
+  const Source source(job);
   const Cutoff cutoff = cutoff_of(cuts_scores(job));
   if (token < 0) token = stats.argmax;
   const float z = token == stats.argmax ? stats.max : source.logit(token);
   const bool of_best = job.op == RowsOp::kRenoise;
-  job.records.gain[row] =
+  job.records.gain[job.row] =
       trace_gain(job, source, law, stats, at, {of_best ? stats.argmax : token, of_best ? stats.max : z}, cutoff);
   Current current;
   if (compares(r.confidence)) {
     const bool told = job.op == RowsOp::kDraw;
-    current = holding(source, told ? given_token(step.draw, r.geometry, row) : token_on_canvas(step.decide.x, at),
+    current = holding(source, told ? given_token(step.draw, r.geometry, job.row) : token_on_canvas(step.decide.x, at),
                       r.vocab, cutoff);
   }
-  store_drawn_row(job, row, score_draw(step.draw, r, law, stats, at, token, z, current));
+  store_drawn_row(job, job.row, score_draw(step.draw, r, law, stats, at, token, z, current));
 }
 
 // For the model that is fed with it. A call for the same reason.
 template <class Source>
-__device__ DLM_NOINLINE void store_law(const RowsJob& job, int64_t row, RowStats stats) {
-  const Geometry& g = job.resolved.geometry;
+__device__ DLM_NOINLINE void store_law(const RowJob& job, RowStats stats) {
   const Array& probs = job.args.state.probs;
-  const Source source(job.args.step.sweep, g, row);
-  BFloat16* const out = static_cast<BFloat16*>(probs.data) + row_offset(g, probs, row);
-  store_probabilities(source, job.resolved.vocab, law_of(job, place_of(g, row)), stats, cuts_scores(job), out);
+  const Source source(job);
+  BFloat16* const out = static_cast<BFloat16*>(probs.data) + row_offset(job.resolved.geometry, probs, job.row);
+  store_probabilities(source, job.resolved.vocab, job.law, stats, cuts_scores(job), out);
 }
 
 template <class Source>
@@ -122,12 +121,13 @@ __device__ void store_stats(const RowsJob& job, const Source& source, const RowL
 
 // The block that completes the row calls. A call of its own: inlined, its registers would crowd the sweep's.
 template <class Source>
-__device__ DLM_NOINLINE void finish_draw(const RowsJob& job, int64_t row) {
+__device__ DLM_NOINLINE void finish_draw(const RowJob& job) {
   const Resolved& r = job.resolved;
-  const Place at = place_of(r.geometry, row);
-  const RowLaw law = law_of(job, at);
-  const Source source(job.args.step.sweep, r.geometry, row);
-  const Finisher<Source> finisher(source, r.vocab, law, job.parts + row * num_chunks(r.vocab) * kWarps, cuts(job),
+  const int64_t row = job.row;
+  const Place& at = job.at;
+  const RowLaw& law = job.law;
+  const Source source(job);
+  const Finisher<Source> finisher(source, r.vocab, law, job.parts + row * num_chunks(r.vocab), cuts(job),
                                   cuts_scores(job));
   const bool bad = finisher.bad(), draws = job.op != RowsOp::kRowStats;
   int64_t token = -1;
@@ -137,8 +137,8 @@ __device__ DLM_NOINLINE void finish_draw(const RowsJob& job, int64_t row) {
   if (!draws) store_stats(job, source, law, stats, row, !bad);
   if (draws && bad && threadIdx.x == 0) store_unread(job, row, at, kBad);
   if (!draws || bad) return;
-  if (threadIdx.x == 0) score_row<Source>(job, row, stats, token);
-  if (given(job.args.state.probs)) store_law<Source>(job, row, stats);
+  if (threadIdx.x == 0) score_row<Source>(job, stats, token);
+  if (given(job.args.state.probs)) store_law<Source>(job, stats);
 }
 
 }  // namespace dlm::cuda

@@ -26,8 +26,8 @@ constexpr double kFaint = 0x1p-90;
 template <class Source>
 class Finisher {
  public:
-  // `parts`: kWarps partials per chunk of the row. One thread looks after one of them from here on. `cut`: nothing
-  // behind the row's cutoff is drawn; `cut_stats`: or counts in its statistics.
+  // `parts`: of the row's chunks. One thread looks after one of them from here on. `cut`: nothing behind the row's
+  // cutoff is drawn; `cut_stats`: or counts in its statistics.
   __device__ Finisher(const Source& source, int64_t vocab, const RowLaw& law, const Partial* parts, bool cut,
                       bool cut_stats)
       : source_(source),
@@ -38,7 +38,7 @@ class Finisher {
         cut_stats_(cut_stats) {
     const int t = static_cast<int>(threadIdx.x);
     mine_ = {-kInfinity, 0, 0, 0};
-    if (t < static_cast<int>(num_chunks(vocab)) * kWarps) mine_ = parts[t];
+    if (t < static_cast<int>(num_chunks(vocab))) mine_ = parts[t];
     bad_ = __syncthreads_or(is_bad_chunk(as_chunk(mine_))) != 0;
     max_ = block_max(mine_.max);
     bad_ = bad_ || max_ == -kInfinity;
@@ -48,14 +48,14 @@ class Finisher {
 
   __device__ RowStats stats() const {
     const int t = static_cast<int>(threadIdx.x), none = static_cast<int>(kMaxChunks);
-    const int winner = block_min(mine_.max == max_ ? t / kWarps : none);
+    const int winner = block_min(mine_.max == max_ ? t : none);
     const int64_t begin = static_cast<int64_t>(winner) * size_;
     Gathered g;
     float about = max_;
 #pragma unroll 1
     for (;;) {
       g = gather(begin, about);
-      if (t / kWarps != winner) {
+      if (t != winner) {
         const ChunkStats loser = relative_to(as_chunk(mine_), max_, law_.beta, law_.beta);
         g.mass += loser.mass, g.tilt += loser.tilt, g.second = fmaxf(g.second, mine_.max);
       }
@@ -86,33 +86,24 @@ class Finisher {
                 [&](float z, int) { mass += exp2_approx((z - ref) * scale); });
     mass = block_sum(mass);
     const int t = static_cast<int>(threadIdx.x);
-    if (t / kWarps == chunk) mine_ = {-kInfinity, 0, 0, 0};
-    if (t == chunk * kWarps) mine_ = {top, mass, 0, mass};
+    if (t == chunk) mine_ = {top, mass, 0, mass};
     max_ = block_max(mine_.max);
   }
 
   // The token at which the CDF, in index order, passes `uniform`; -1 if there is no mass.
   __device__ int64_t draw(double uniform) const {
-    const int t = static_cast<int>(threadIdx.x), chunk = t / kWarps;
-    double chunk_mass = relative_to(as_chunk(mine_), max_, law_.beta, law_.draw_beta).draw_mass;
+    const int t = static_cast<int>(threadIdx.x);
+    const double chunk_mass = relative_to(as_chunk(mine_), max_, law_.beta, law_.draw_beta).draw_mass;
     const Scan<double> cdf = block_scan(chunk_mass);
-    // Of the chunk, not of the warp's share of it:
-    chunk_mass += __shfl_xor_sync(kAllLanes, chunk_mass, 1);
-    chunk_mass += __shfl_xor_sync(kAllLanes, chunk_mass, 2);
-    float chunk_max = mine_.max;
-    chunk_max = fmaxf(chunk_max, __shfl_xor_sync(kAllLanes, chunk_max, 1));
-    chunk_max = fmaxf(chunk_max, __shfl_xor_sync(kAllLanes, chunk_max, 2));
-
     const double target = uniform * cdf.total;
-    const bool last = t % kWarps == kWarps - 1;
-    const Choice chosen = choose(last && chunk_mass > 0, cdf.through > target, chunk);
+    const Choice chosen = choose(chunk_mass > 0, cdf.through > target, t);
     if (chosen.index < 0) return -1;
     DLM_SHARED(double, left, );  // written once: a block draws once
     DLM_SHARED(float, about, );
-    if (t == chosen.index * kWarps) {
-      const double scale = exp_d((static_cast<double>(chunk_max) - max_) * law_.draw_beta);
+    if (t == chosen.index) {
+      const double scale = exp_d((static_cast<double>(mine_.max) - max_) * law_.draw_beta);
       left = chosen.passed ? max_of(0.0, target - cdf.before) / scale : kInfinity;
-      about = chunk_max;
+      about = mine_.max;
     }
     __syncthreads();
     const float ref = about, scale = static_cast<float>(law_.draw_beta * kLog2e);

@@ -31,6 +31,21 @@ inline uint4 load_once(const void* p) {
 template <class T>
 inline void keep_address(T**) {}
 
+// Addresses of shared memory are numbers of 32 bits on GPUs, which saves the arithmetic of pointers.
+using SharedAddress = unsigned char*;
+inline SharedAddress shared_address(void* p) { return static_cast<SharedAddress>(p); }
+inline uint4 load_shared(SharedAddress p) { return *reinterpret_cast<const uint4*>(p); }
+inline uint32_t load_shared_word(SharedAddress p) { return *reinterpret_cast<const uint32_t*>(p); }
+inline void store_shared(SharedAddress p, const uint4& v) { *reinterpret_cast<uint4*>(p) = v; }
+
+// Copies of 16 bytes that arrive some time before they are waited for: those of all groups but the last kPrior.
+inline void copy_async(SharedAddress to, const void* from) { __pipeline_memcpy_async(to, from, sizeof(uint4)); }
+inline void commit_copies() { __pipeline_commit(); }
+template <int kPrior>
+inline void wait_for_copies() {
+  __pipeline_wait_prior(kPrior);
+}
+
 template <class T>
 inline T half_of(uint32_t word, int side) {
   return {static_cast<uint16_t>(side == 0 ? word & 0xffffu : word >> 16)};
@@ -85,6 +100,36 @@ __device__ inline uint4 load_once(const void* p) {
       : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
       : "l"(p));
   return v;
+}
+
+using SharedAddress = uint32_t;
+__device__ inline SharedAddress shared_address(void* p) {
+  return static_cast<SharedAddress>(__cvta_generic_to_shared(p));
+}
+__device__ inline uint4 load_shared(SharedAddress p) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(p)
+               : "memory");
+  return v;
+}
+__device__ inline uint32_t load_shared_word(SharedAddress p) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(p) : "memory");
+  return v;
+}
+__device__ inline void store_shared(SharedAddress p, const uint4& v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
+__device__ inline void copy_async(SharedAddress to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPrior>
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPrior) : "memory");
 }
 
 template <class T>

@@ -6,16 +6,15 @@
 
 namespace dlm::cuda {
 
-// One block size for the kernels that read logits: a row has at most kMaxChunks chunks and a chunk is swept by the
-// block's four warps, so the block that finishes a row has one thread for each of its partials.
+// One block size for the kernels that read logits. A chunk is swept by one warp, and leaves one partial.
 constexpr int kThreads = 128;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
-static_assert(kMaxChunks * kWarps == kThreads, "one thread per partial");
+static_assert(kMaxChunks <= kWarp, "one lane per partial");
 
 constexpr int kDecideThreads = 512;  // of the kernel that only decides
 
-// A warp's share of a chunk, in log2 units about its own maximum.
+// What the sweep of a chunk leaves, in log2 units about the chunk's maximum.
 struct alignas(16) Partial {
   float max, mass, tilt, draw_mass;
 };
@@ -59,8 +58,17 @@ struct RowsJob {
   TransitionOutputs transition_out;
   // workspace
   uint32_t *row_arrivals = nullptr, *sequence_arrivals = nullptr;  // all 0 between launches
-  Partial* parts = nullptr;                                        // [rows, num_chunks, kWarps]
+  Partial* parts = nullptr;                                        // [rows, num_chunks]
   RowRecords records;
+};
+
+// The job of one row, for the block that finishes it, in shared memory: what took loads and divisions to find out is
+// found out once, before the row is read.
+struct RowJob : RowsJob {
+  Place at;
+  const void *logits, *uncond;  // of the row
+  RowLaw law;
+  int64_t row;
 };
 
 // Where the rows of a sequence are sorted. Null: the launch's dynamic shared memory.

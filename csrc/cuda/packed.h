@@ -20,8 +20,9 @@ struct Packed {
   template <class Body>
   __device__ void each(Body body) const;  // body(i, logit) in index order
   __device__ float at(int i) const;       // logit i
-  __device__ void exclude(int i);         // logit i, if it has one, becomes -inf
-  __device__ void keep_first(int n);      // all but the first n do
+  __device__ void put(int i, T logit);
+  __device__ void exclude(int i);     // logit i, if it has one, becomes -inf
+  __device__ void keep_first(int n);  // all but the first n do
   template <class Keep>
   __device__ void filter(Keep keep);                               // all but those with keep(i, logit) do
   __device__ static Packed load(const T* z, int n, bool aligned);  // the first n of them; -inf beyond
@@ -100,6 +101,15 @@ __device__ inline float Packed<T>::at(int i) const {
     const float2 pair = widen_pair<T>(bits);
     return i % 2 == 0 ? pair.x : pair.y;
   }
+}
+
+template <class T>
+__device__ inline void Packed<T>::put(int i, T logit) {
+  constexpr int kPerWord = kLogits / 4;
+  uint32_t bits = 0;
+  memcpy(&bits, &logit, sizeof logit);
+  const int side = i % kPerWord * 16;
+  word[i / kPerWord] = kPerWord == 1 ? bits : (word[i / kPerWord] & ~(0xffffu << side)) | bits << side;
 }
 
 template <class T>

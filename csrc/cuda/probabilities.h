@@ -27,14 +27,14 @@ __device__ void store_bfloat16(const float (&p)[kCount], BFloat16* out, int left
 template <class Source>
 __device__ void store_probabilities(const Source& source, int64_t vocab, const RowLaw& law, const RowStats& stats,
                                     bool cut, BFloat16* out) {
-  constexpr int kLogits = Source::kLogits;
+  constexpr int kLogits = Source::kLogits, kTile = kThreads * Source::kLaneTile;
   const float scale = static_cast<float>(law.beta * kLog2e), share = static_cast<float>(1 / (1 + stats.rest));
   const bool aligned = reinterpret_cast<uintptr_t>(out) % (kLogits * sizeof(BFloat16)) == 0;
   const Cutoff cutoff = cutoff_of(cut);
 #pragma unroll 1
-  for (int64_t tile = 0; tile < vocab; tile += Source::kTile) {
+  for (int64_t tile = 0; tile < vocab; tile += kTile) {
     typename Source::Vector vector[Source::kTileVectors];
-    source.load_tile(tile, 0, static_cast<int>(min_of<int64_t>(Source::kTile, vocab - tile)), vector);
+    source.template load_tile<kThreads>(tile, 0, static_cast<int>(min_of<int64_t>(kTile, vocab - tile)), vector);
 #pragma unroll 1
     for (int i = 0; i < Source::kTileVectors; ++i, shift_down(vector)) {
       const int64_t at = tile + i * Source::kTurn + static_cast<int>(threadIdx.x) * kLogits;

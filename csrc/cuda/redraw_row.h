@@ -50,80 +50,81 @@ __device__ inline Posterior posterior_of(const RowsJob& job, const RowLaw& law, 
   return posterior(t, odds, shifted, is_mask(current.token, mask_id), support);
 }
 
-// What is to be known before any token is weighed: z, z_other are the logits of `token`, which the position holds. One
-// thread's work, as in score_row.
-__device__ DLM_NOINLINE inline void fill_weights(const RowsJob& job, int64_t row, RowStats stats, RowStats other,
-                                                 int64_t token, float z, float z_other, Weighing* weighing) {
-  const Place at = place_of(job.resolved.geometry, row);
-  const RowLaw law = law_of(job, at);
+// What is to be known before any token is weighed. `other`: logits of the other posterior. One thread's work, as in
+// score_row.
+template <class Source>
+__device__ DLM_NOINLINE void fill_weights(const RowJob& job, const void* other, RowStats stats, RowStats other_stats,
+                                          Cutoff cutoff, Cutoff other_cutoff, Weighing* weighing) {
+  const int64_t vocab = job.resolved.vocab;
+  const bool guided = job.resolved.redraw == kGuidance;
+  const Current here = held(job, Source(job), token_on_canvas(job.args.step.decide.x, job.at), cutoff);
+  float there = -kInfinity;
+  if (guided && here.z > -kInfinity) there = holding(Source(job, other), here.token, vocab, other_cutoff).z;
+  const Place& at = job.at;
+  const RowLaw& law = job.law;
   RedrawLaw* const weights = &weighing->law;
   *weights = {};
   weights->kind = job.resolved.redraw;
   weights->level = job.level;
-  weights->cond = posterior_of(job, law, stats, at, {token, z});
-  if (weights->kind == kGuidance) weights->uncond = posterior_of(job, law, other, at, {token, z_other});
-  weigh_ends(weights, transition_of(job, at), probability(stats, {token, z}, law.beta),
+  weights->cond = posterior_of(job, law, stats, at, here);
+  if (guided) weights->uncond = posterior_of(job, law, other_stats, at, {here.token, there});
+  weigh_ends(weights, transition_of(job, at), probability(stats, here, law.beta),
              static_cast<double>(noise_support(job.resolved.vocab, job.args.mask_id)));
   weighing->cond = shares_of(stats, law);
-  weighing->uncond = shares_of(other, law);
-  weighing->current = token;
+  weighing->uncond = shares_of(other_stats, law);
+  weighing->current = here.token;
   weighing->mask_id = job.args.mask_id;
-  weighing->vocab = job.resolved.vocab;
+  weighing->vocab = vocab;
 }
 
 // Of the other row, which this block alone sweeps, in the space of the first.
 template <class Source>
-__device__ DLM_NOINLINE RowStats stats_of_other(const RowsJob& job, int64_t row) {
+__device__ DLM_NOINLINE RowStats stats_of_other(const RowJob& job, const void* logits) {
   const Resolved& r = job.resolved;
   const int chunks = static_cast<int>(num_chunks(r.vocab));
-  const RowLaw law = law_of(job, place_of(r.geometry, row));
-  const Source source(job.args.step.sweep, job.other, r.geometry, row);
-  sweep_chunks<kPlain>(source, law, r.vocab, 0, chunks, job.parts + row * chunks * kWarps,
-                       feed_space<Source>(cuts(job)));
+  const Source source(job, logits);
+  sweep_chunks<kPlain>(source, job.law, r.vocab, 0, chunks, job.parts + job.row * chunks, feed_space(cuts(job)));
   __syncthreads();
-  if (cuts(job)) cut_row<Source>(job, job.other, row);
-  return stats_of<Source>(job, job.other, row);
+  if (cuts(job)) cut_row<Source>(job, logits);
+  return stats_of<Source>(job, logits);
 }
 
 // The block that completes the row calls.
 template <class Source>
-__device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
+__device__ DLM_NOINLINE void finish_redraw(const RowJob& job) {
   const Resolved& r = job.resolved;
   const StepArgs& step = job.args.step;
+  const int64_t row = job.row;
+  const Place& at = job.at;
+  const RowLaw& law = job.law;
   const bool guided = r.redraw == kGuidance;
-  const RowStats stats = stats_of<Source>(job, step.sweep.logits, row);
+  const void* const other = guided ? Source::row_of(job.other, r.geometry, row) : job.logits;
+  const RowStats stats = stats_of<Source>(job, job.logits);
   const Cutoff cutoff = cutoff_of(cuts(job));
   RowStats other_stats;
   Cutoff other_cutoff;
   bool bad = stats.argmax < 0;
   if (guided && !bad) {
-    other_stats = stats_of_other<Source>(job, row);
+    other_stats = stats_of_other<Source>(job, other);
     bad = other_stats.argmax < 0;
     if (cuts(job)) other_cutoff = swap_cutoff(cutoff);
   }
-  const Place at = place_of(r.geometry, row);
   if (bad) {
     if (threadIdx.x == 0) store_unread(job, row, at, kBad);
     return;
   }
 
+  DLM_SHARED(Weighing, weighing, );
+  if (threadIdx.x == 0) fill_weights<Source>(job, other, stats, other_stats, cutoff, other_cutoff, &weighing);
+  __syncthreads();
+
   const int64_t size = chunk_size(r.vocab);
   const int chunks = static_cast<int>(num_chunks(r.vocab));
-  const RowLaw law = law_of(job, at);
-  const Source source(step.sweep, r.geometry, row);
-  const Source other_source(step.sweep, guided ? job.other : step.sweep.logits, r.geometry, row);
+  const Source source(job), other_source(job, other);
   const auto logit = [&](int64_t token) { return holding(source, token, r.vocab, cutoff).z; };
   const auto other_logit = [&](int64_t token) {
     return guided ? holding(other_source, token, r.vocab, other_cutoff).z : 0;
   };
-  DLM_SHARED(Weighing, weighing, );
-  if (threadIdx.x == 0) {
-    const Current here = held(job, source, token_on_canvas(step.decide.x, at), cutoff);
-    const float there = guided && here.z > -kInfinity ? other_logit(here.token) : -kInfinity;
-    fill_weights(job, row, stats, other_stats, here.token, here.z, there, &weighing);
-  }
-  __syncthreads();
-
   const auto weight = [&](float z, int64_t token) { return weight_of(weighing, z, other_logit(token), token); };
   if (guided) {
     double top = -kInfinity;
@@ -157,7 +158,7 @@ __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
       if (left < mass[c]) break;
       left -= mass[c];
     }
-    const Finisher<Source> finisher(source, r.vocab, law, job.parts + row * chunks * kWarps, cuts(job), cuts(job));
+    const Finisher<Source> finisher(source, r.vocab, law, job.parts + row * chunks, cuts(job), cuts(job));
     drawn = finisher.invert(chosen * size, left, weight);
     if (threadIdx.x == 0 && drawn >= 0) {
       const double p = probability(stats, held(job, source, drawn, cutoff), law.beta);
@@ -165,7 +166,7 @@ __device__ DLM_NOINLINE void finish_redraw(const RowsJob& job, int64_t row) {
       if (came_as_noise(weighing.law, p, u)) route = kNoise;
     }
   }
-  if (threadIdx.x == 0) store_move<Source>(job, row, stats, route, drawn);
+  if (threadIdx.x == 0) store_move<Source>(job, stats, route, drawn);
 }
 
 }  // namespace dlm::cuda

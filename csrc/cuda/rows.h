@@ -23,32 +23,32 @@ template <int kFlags, class Source>
 __device__ void sweep_part(const RowsJob& job, const Source& source, const RowLaw& law, int64_t row, int part) {
   const int chunks = static_cast<int>(num_chunks(job.resolved.vocab));
   sweep_chunks<kFlags>(source, law, job.resolved.vocab, part * chunks / job.split, (part + 1) * chunks / job.split,
-                       job.parts + row * chunks * kWarps, feed_space<Source>(cuts(job)));
+                       job.parts + row * chunks, feed_space(cuts(job)));
 }
 
 // Transitions have kernels of their own: the end of a row takes more registers there.
 enum class Family : int { kDraws = 0, kMoves = 1 };
 
 // Per multiprocessor: what registers allow without spilling (tests/test_cuda_build.py).
-constexpr int blocks_wanted(Family family) { return family == Family::kDraws ? 4 : 3; }
+constexpr int kBlocksWanted = 4;
 
-// A copy of the job in shared memory, for what comes after the sweep: calls get it by its address, and a kernel's
-// arguments have none that is fast. Theirs behind the next barrier.
-__device__ inline const RowsJob& shared_copy(const RowsJob& job) {
+struct alignas(16) RowSpace {
+  unsigned char bytes[sizeof(RowJob)];  // not constructed
+};
+
+// Fills in the rest of the block's RowJob, from the host's. Read through a plain address: each lane wants other bytes,
+// which constants are bad at. Theirs behind the next barrier.
+__device__ inline void copy_job(const RowsJob& job, RowJob* to) {
   static_assert(std::is_trivially_copyable_v<RowsJob> && sizeof(RowsJob) % sizeof(uint64_t) == 0);
-  struct alignas(16) Space {
-    unsigned char bytes[sizeof(RowsJob)];
-  };
-  DLM_SHARED(Space, copy, );
+  const unsigned char* from = reinterpret_cast<const unsigned char*>(&job);
+  keep_address(&from);
   for (unsigned at = threadIdx.x * sizeof(uint64_t); at < sizeof(RowsJob); at += kThreads * sizeof(uint64_t)) {
-    memcpy(copy.bytes + at, reinterpret_cast<const unsigned char*>(&job) + at, sizeof(uint64_t));
+    memcpy(reinterpret_cast<unsigned char*>(to) + at, from + at, sizeof(uint64_t));
   }
-  return reinterpret_cast<const RowsJob&>(copy);
 }
 
 template <class T, Mix kMix, bool kWithTilt, Family kFamily = Family::kDraws>
-__global__ void __launch_bounds__(kThreads, blocks_wanted(kFamily))
-    rows_kernel(const __grid_constant__ RowsJob argument) {
+__global__ void __launch_bounds__(kThreads, kBlocksWanted) rows_kernel(const __grid_constant__ RowsJob argument) {
   using Source = RowSource<T, kMix>;
   constexpr int kFlags = kWithTilt ? kTilt : kPlain;
   const Geometry& g = argument.resolved.geometry;
@@ -56,30 +56,37 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted(kFamily))
   const int part = static_cast<int>(blockIdx.x % argument.split);
   const Place at = place_of(g, row);
   const bool wanted = is_wanted(argument, at);
+  DLM_SHARED(RowSpace, space, );
+  RowJob& job = reinterpret_cast<RowJob&>(space);
 
   if (argument.fused && g.packed && blockIdx.x == 0) count_absent(argument);
   if (!wanted && part != 0) return;
   if (wanted) {
-    const Source source(argument.args.step.sweep, g, row);
+    const SweepParams& sweep = argument.args.step.sweep;
     const RowLaw law = law_of(argument, at);
+    const Source source(sweep, Source::row_of(sweep.logits, g, row),
+                        kMix == Mix::kGuided ? Source::row_of(sweep.uncond, g, row) : nullptr);
+    if (threadIdx.x == 0) job.law = law, job.logits = source.row(0), job.uncond = source.row(1);
     if (law.draw_beta > 0 && law.draw_beta != law.beta) {
       sweep_part<kFlags | kTwoLaws>(argument, source, law, row, part);
     } else {
       sweep_part<kFlags>(argument, source, law, row, part);
     }
   }
-  const RowsJob& job = shared_copy(argument);
   if (!last_to_arrive(argument.row_arrivals + row, wanted ? static_cast<unsigned>(argument.split) : 1)) return;
+  if (threadIdx.x == 0) job.row = row, job.at = at;
+  copy_job(argument, &job);
+  __syncthreads();
   if (wanted) {
-    if (cuts(job)) cut_row<Source>(job, job.args.step.sweep.logits, row);
-    if constexpr (kFamily == Family::kDraws) finish_draw<Source>(job, row);
+    if (cuts(job)) cut_row<Source>(job, job.logits);
+    if constexpr (kFamily == Family::kDraws) finish_draw<Source>(job);
     if constexpr (kFamily == Family::kMoves) {
-      job.resolved.redraw == kNoRedraw ? finish_move<Source>(job, row) : finish_redraw<Source>(job, row);
+      job.resolved.redraw == kNoRedraw ? finish_move<Source>(job) : finish_redraw<Source>(job);
     }
   } else if (threadIdx.x == 0) {
     store_unread(job, row, at, kClosed);
   }
-  if (job.fused) finish_fused<kFamily == Family::kMoves>(job, row);
+  if (job.fused) finish_fused<kFamily == Family::kMoves>(job, at.b);
 }
 
 inline void launch_kernel(void (*kernel)(RowsJob), const RowsJob& job, const SortSpace& space, void* stream) {

@@ -4,8 +4,8 @@
 
 #include "../core/geometry.h"
 #include "../core/row_stats.h"
+#include "packed.h"
 #include "softcap.h"
-#include "stage.h"
 
 namespace dlm::cuda {
 
@@ -15,31 +15,40 @@ enum class Mix : int { kPlain, kCapped, kGuided };
 template <class T, Mix kMix>
 class RowSource {
  public:
+  using Logit = T;
   static constexpr bool kGuided = kMix == Mix::kGuided;
   using Vector = std::conditional_t<kGuided, Mixed<T>, Packed<T>>;
   static constexpr int kLogits = 16 / sizeof(T);
   // What a thread holds at once, at most 16 registers: vectors of the block's next turn, and the next.
   static constexpr int kTileVectors = kGuided ? 2 : 4;
-  static constexpr int kTurn = kThreads * kLogits, kShare = kWarp * kLogits;
-  static constexpr int kTile = kTurn * kTileVectors;
+  static constexpr int kTurn = kThreads * kLogits, kWarpTurn = kWarp * kLogits;
+  static constexpr int kLaneTile = kLogits * kTileVectors, kWarpTile = kWarp * kLaneTile;
   // Low bits of ordered() in which no two logits differ alone: those that widening appends.
   static constexpr int kKeyBits = kMix != Mix::kPlain ? 0 : std::is_same_v<T, BFloat16> ? 16 : sizeof(T) == 2 ? 13 : 0;
 
-  // A warp's share of a tile in shared memory, on its way.
-  struct Stage {
-    cuda::Stage<T, kTileVectors> of[kGuided ? 2 : 1];
+  // A vector as it comes from memory.
+  static constexpr int kRows = kGuided ? 2 : 1;
+  struct Raw {
+    Packed<T> of[kRows];
   };
 
-  __device__ RowSource(const SweepParams& s, const Geometry& g, int64_t row) : RowSource(s, s.logits, g, row) {}
+  // Where the logits of a row begin.
+  __device__ static const T* row_of(const Array& logits, const Geometry& g, int64_t row) {
+    return given(logits) ? static_cast<const T*>(logits.data) + logits_offset(g, logits, row) : nullptr;
+  }
+
+  __device__ explicit RowSource(const RowJob& job) : RowSource(job, job.logits) {}
   // Of other logits than those of the sweep.
-  __device__ RowSource(const SweepParams& s, const Array& logits, const Geometry& g, int64_t row)
-      : cond_(static_cast<const T*>(logits.data) + logits_offset(g, logits, row)),
-        vocab_(static_cast<int>(logits.shape[logits.ndim - 1])),
+  __device__ RowSource(const RowJob& job, const void* logits)
+      : RowSource(job.args.step.sweep, static_cast<const T*>(logits), static_cast<const T*>(job.uncond)) {}
+  __device__ RowSource(const SweepParams& s, const T* cond, const T* uncond)
+      : cond_(cond),
+        vocab_(static_cast<int>(s.logits.shape[s.logits.ndim - 1])),
         cap_(kMix == Mix::kPlain ? 0 : s.softcap),
         suppress_(s.suppress),
         num_suppressed_(given(s.suppress) ? static_cast<int>(s.suppress.shape[0]) : 0) {
     if (kGuided) {
-      uncond_ = static_cast<const T*>(s.uncond.data) + logits_offset(g, s.uncond, row);
+      uncond_ = uncond;
       weight_ = static_cast<float>(s.cfg_scale + 1);
     }
     aligned_ = (reinterpret_cast<uintptr_t>(cond_) | reinterpret_cast<uintptr_t>(uncond_)) % 16 == 0;
@@ -49,45 +58,60 @@ class RowSource {
   // the cap keeps their order.
   __device__ float effective(float z) const { return kMix == Mix::kCapped ? cap_(z) : z; }
 
+  __device__ Vector mixed(const Raw& raw) const {
+    if constexpr (!kGuided) return raw.of[0];
+    if constexpr (kGuided) {
+      Vector out;
+      raw.of[0].each([&](int i, float z) { out.logit[i] = z; });
+      if (cap_.given()) {
+#pragma unroll
+        for (int i = 0; i < kLogits; ++i) out.logit[i] = cap_(out.logit[i]);
+        raw.of[1].each([&](int i, float z) { out.logit[i] = combine(out.logit[i], cap_(z), weight_); });
+      } else {
+        raw.of[1].each([&](int i, float z) { out.logit[i] = combine(out.logit[i], z, weight_); });
+      }
+      return out;
+    }
+  }
+
   // The vector at logit `at` (a multiple of kLogits) of a chunk that has `left` logits from there on.
   __device__ Vector load(int64_t at, int left) const {
-    const Packed<T> c = Packed<T>::load(cond_ + at, left, aligned_);
-    if constexpr (!kGuided) return c;
-    if constexpr (kGuided) return mixed(c, Packed<T>::load(uncond_ + at, left, aligned_));
+    Raw raw;
+    raw.of[0] = Packed<T>::load(cond_ + at, left, aligned_);
+    if (kGuided) raw.of[kRows - 1] = Packed<T>::load(uncond_ + at, left, aligned_);
+    return mixed(raw);
   }
 
-  // The thread's vectors of the tile at `offset` of the `size` logits from `begin` on, without what is suppressed. All
-  // lanes of the warp call.
+  // The thread's vectors of the tile at `offset` of the `size` logits from `begin` on, without what is suppressed:
+  // kLanes threads share it, and take turns at its vectors. All lanes of the warp call.
+  template <int kLanes>
   __device__ void load_tile(int64_t begin, int offset, int size, Vector (&tile)[kTileVectors]) const {
-    const int mine = offset + static_cast<int>(threadIdx.x) * kLogits;
-    load_vectors(begin + mine, size - mine, tile);
-    if (num_suppressed_ > 0) exclude(tile, begin + offset, min_of(kTile, size - offset));
+    constexpr int kStride = kLanes * kLogits;
+    const int mine = offset + static_cast<int>(threadIdx.x) % kLanes * kLogits, left = size - mine;
+    const int64_t at = begin + mine;
+    if (!kGuided && aligned_ && left >= (kTileVectors - 1) * kStride + kLogits) {  // all of them whole
+#pragma unroll
+      for (int i = 0; i < kTileVectors; ++i) tile[i] = load(at + i * kStride, kLogits);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kTileVectors; ++i) tile[i] = load(at + i * kStride, left - i * kStride);
+    }
+    const int64_t end = begin + min_of(offset + kStride * kTileVectors, size);
+    each_suppressed(begin + offset, end, [&](int64_t id) {
+      const int first = static_cast<int>(id - at);
+#pragma unroll
+      for (int i = 0; i < kTileVectors; ++i) tile[i].exclude(first - i * kStride);
+    });
+  }
+  // Whether any of the `size` tokens from `begin` on is suppressed. All lanes of the warp call.
+  __device__ bool suppresses(int64_t begin, int size) const {
+    bool any = false;
+    if (num_suppressed_ > 0) each_suppressed(begin, begin + size, [&](int64_t) { any = true; });
+    return any;
   }
 
-  // The same in two steps, by warp: the copies are started, and some time after the warp has waited for them, taken.
-  // Returns how many of the vectors have any of the chunk's logits.
-  __device__ void fetch(Stage* stage, int begin, int offset, int size) const {
-    const int mine = offset + static_cast<int>(threadIdx.x) / kWarp * kShare;
-    if (mine >= size) return;
-    stage->of[0].fetch({cond_, vocab_}, begin + mine, size - mine);
-    if (kGuided) stage->of[kGuided].fetch({uncond_, vocab_}, begin + mine, size - mine);
-  }
-  __device__ int take(const Stage& stage, int begin, int offset, int size, Vector (&tile)[kTileVectors]) const {
-    const int left = size - offset - static_cast<int>(threadIdx.x) / kWarp * kShare;
-    int live = kTileVectors;
-    if (left >= (kTileVectors - 1) * kTurn + kShare) {
-      if (aligned_) {
-        take_vectors(tile, [&](int of, int i, int) { return stage.of[of].read(i, 0); });
-      } else {
-        take_vectors(tile, [&](int of, int i, int lead) { return stage.of[of].read(i, lead); });
-      }
-    } else {
-      live = min_of(max_of(0, (left + kTurn - 1) / kTurn), kTileVectors);
-      take_vectors(tile, [&](int of, int i, int lead) { return stage.of[of].read(i, lead, left - i * kTurn); });
-    }
-    if (num_suppressed_ > 0) exclude(tile, begin + offset, min_of(kTile, size - offset));
-    return live;
-  }
+  // Where the row of one logits array begins, or of the other.
+  __device__ const T* row(int of) const { return of == 0 ? cond_ : uncond_; }
 
   __device__ int num_suppressed() const { return num_suppressed_; }
   __device__ int64_t suppressed(int64_t i) const {
@@ -104,50 +128,6 @@ class RowSource {
   }
 
  private:
-  __device__ void load_vectors(int64_t at, int left, Vector (&tile)[kTileVectors]) const {
-    if constexpr (!kGuided) {
-      if (aligned_ && left >= kTile - kTurn + kLogits) {  // all of them whole: one load each, addresses folded
-#pragma unroll
-        for (int i = 0; i < kTileVectors; ++i) tile[i] = Vector::load(cond_ + at + i * kTurn, kLogits, true);
-        return;
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kTileVectors; ++i) tile[i] = load(at + i * kTurn, left - i * kTurn);
-  }
-
-  template <class Read>
-  __device__ void take_vectors(Vector (&tile)[kTileVectors], Read read) const {
-    const int lead = RowView<T>{cond_, vocab_}.lead(), uncond_lead = RowView<T>{uncond_, vocab_}.lead();
-#pragma unroll
-    for (int i = 0; i < kTileVectors; ++i) {
-      if constexpr (!kGuided) tile[i] = read(0, i, lead);
-      if constexpr (kGuided) tile[i] = mixed(read(0, i, lead), read(1, i, uncond_lead));
-    }
-  }
-
-  __device__ Vector mixed(const Packed<T>& c, const Packed<T>& u) const {
-    Vector out;
-    c.each([&](int i, float z) { out.logit[i] = z; });
-    if (cap_.given()) {
-#pragma unroll
-      for (int i = 0; i < kLogits; ++i) out.logit[i] = cap_(out.logit[i]);
-      u.each([&](int i, float z) { out.logit[i] = combine(out.logit[i], cap_(z), weight_); });
-    } else {
-      u.each([&](int i, float z) { out.logit[i] = combine(out.logit[i], z, weight_); });
-    }
-    return out;
-  }
-
-  // Suppressed ids of the tile [begin, begin + size).
-  __device__ void exclude(Vector (&tile)[kTileVectors], int64_t begin, int size) const {
-    each_suppressed(begin, begin + size, [&](int64_t id) {
-      const int at = static_cast<int>(id - begin) - static_cast<int>(threadIdx.x) * kLogits;
-#pragma unroll
-      for (int i = 0; i < kTileVectors; ++i) tile[i].exclude(at - i * kTurn);
-    });
-  }
-
   // hit(id) in every lane for each suppressed id in [begin, end).
   template <class Hit>
   __device__ void each_suppressed(int64_t begin, int64_t end, Hit hit) const {

@@ -1,7 +1,6 @@
-// The sweep: one read of a chunk leaves one partial per warp. The block's threads take turns at the chunk's vectors, a
-// few at a time (a tile): first the warp's maximum of the tile, then every exponential against it, so that nothing is
-// rescaled per logit and no exponential exceeds 1. No barrier: warps run through a part of a row on their own, and
-// feed.h keeps what they need next on its way.
+// The sweep: one read of a chunk leaves one partial. A warp takes a chunk, its lanes take turns at the vectors, a few
+// at a time (a tile); while a tile is worked on, the next ones are on their way. No barrier, and no word between lanes
+// before the end of a chunk: until then each lane has a maximum and sums of its own.
 //
 // Bytes: each logit once. Per logit: half a maximum (16-bit types), widen, multiply-add, exp2, add.
 #pragma once
@@ -25,114 +24,174 @@ __device__ inline ChunkStats as_chunk(const Partial& p) {
 // The maximum as a reference: -inf cannot be subtracted, and anything else will do in its place.
 __device__ inline float reference(float max) { return max == -kInfinity ? 0 : max; }
 
-// The exponent (z - ref) * scale in one multiply-add per logit, z * scale - product. The product is rounded; all
-// exponents are too large by the same `slip`, at most 1/2, and sums of their exponentials are repaired by one factor.
-struct ByProduct {
-  float scale, product, slip, repair;
+__device__ inline float warp_sum(float v) {
+  return warp_reduce(v, [](float a, float b) { return a + b; });
+}
 
-  __device__ static bool suits(float ref, float scale) { return fabsf(ref) * scale < 0x1p24f; }
-  __device__ ByProduct(float ref, float s)
-      : scale(s), product(ref * s), slip(fmaf(ref, s, -product)), repair(exp2_approx(-slip)) {}
-  __device__ float of(float z) const { return fmaf(z, scale, -product); }
+// What a lane knows of its logits under one law: sums of exponentials about `ref`, in log2 units, the largest product
+// of logit and scale so far. A product is rounded, but a multiply-add against it is as exact as any other.
+template <bool kWithTilt>
+struct LaneSums {
+  float ref = -1e30f;  // of nothing: what is added up about it is 0, and it is below what anybody's logits come to
+  float mass = 0, tilt = 0;
+
+  // About the larger of `ref` and this logit from now on.
+  __device__ void raise(float top, float scale) {
+    const float higher = fmaxf(ref, top * scale), fall = ref - higher, factor = exp2_approx(fall);
+    if (kWithTilt) tilt = factor > 0 ? factor * fmaf(fall, mass, tilt) : 0;
+    mass *= factor;
+    ref = higher;
+  }
+  // About that logit, which is at least as large as the lane's.
+  __device__ void settle(float max, float scale) {
+    const float fall = -fmaf(max, scale, -ref), factor = exp2_approx(fall);
+    if (kWithTilt) tilt = factor > 0 ? factor * fmaf(fall, mass, tilt) : 0;
+    mass *= factor;
+  }
 };
 
-// The same for laws colder than anybody draws from, or logits larger than any model's.
-struct ByDifference {
-  static constexpr float slip = 0, repair = 1;
-  float ref, scale;
+// The lane's vectors of a chunk, without what is suppressed.
+template <class Source, class Body>
+__device__ void each_vector_of_lane(const Source& source, int begin, int size, Body body) {
+#pragma unroll 1
+  for (int tile = 0; tile < size; tile += Source::kWarpTile) {
+    typename Source::Vector vector[Source::kTileVectors];
+    source.template load_tile<kWarp>(begin, tile, size, vector);
+#pragma unroll 1
+    for (int i = 0; i < Source::kTileVectors; ++i, shift_down(vector)) body(vector[0]);
+  }
+}
 
-  __device__ ByDifference(float r, float s) : ref(r), scale(s) {}
-  __device__ float of(float z) const { return (z - ref) * scale; }
-};
+// A chunk's partial by two reads and a subtraction per logit: where tokens are suppressed, and of logits of which a
+// product with the scale says nothing any more. A call, and its arguments are copies: the sweep keeps its registers.
+template <int kFlags, class Source>
+__device__ DLM_NOINLINE Partial sweep_with_care(Source source, float scale, float draw_scale, int begin, int size) {
+  Partial p = {-kInfinity, 0, 0, 0};
+  using Vector = typename Source::Vector;
+  each_vector_of_lane(source, begin, size, [&](const Vector& v) { p.max = fmaxf(p.max, source.effective(v.top())); });
+  p.max = warp_max(p.max);
+  const float about = reference(p.max);
+  each_vector_of_lane(source, begin, size, [&](const Vector& v) {
+    v.each([&](int, float as_read) {
+      const float d = source.effective(as_read) - about, y = d * scale, e = exp2_approx(y);
+      p.mass += e;
+      if ((kFlags & kTilt) != 0) p.tilt = fmaf(e, fmaxf(y, -126.0f), p.tilt);
+      if ((kFlags & kTwoLaws) != 0) p.draw_mass += exp2_approx(d * draw_scale);
+    });
+  });
+  p.mass = warp_sum(p.mass);
+  p.tilt = warp_sum(p.tilt);
+  p.draw_mass = (kFlags & kTwoLaws) != 0 ? warp_sum(p.draw_mass) : p.mass;
+  return p;
+}
 
 template <int kFlags, class Source>
 class Sweeper {
  public:
+  using Vector = typename Source::Vector;
+
   __device__ Sweeper(const Source& source, const RowLaw& law)
       : source_(source),
         scale_(static_cast<float>(law.beta * kLog2e)),
         draw_scale_(static_cast<float>((law.draw_beta > 0 ? law.draw_beta : law.beta) * kLog2e)) {}
 
-  // The chunk of `size` logits from `begin` on, whose tiles are next: the calling warp's partial, in every lane.
-  __device__ Partial sweep(Feed<Source>* feed, int begin, int size) const {
-    Partial lane = {-kInfinity, 0, 0, 0};
-    for (int tile = 0; tile < size; tile += Source::kTile) {
-      Vector vector[kVectors];
-      const int live = feed->next(begin, tile, size, vector);
-      Vector high = vector[0];
+  // The lane's share of a tile, of which its first `live` vectors have any logits.
+  __device__ void add(const Vector (&tile)[Source::kTileVectors], int live) {
+    Vector high = tile[0];
 #pragma unroll
-      for (int i = 1; i < kVectors; ++i) high = high.max(vector[i]);
-      const float top = warp_max(source_.effective(high.top()));
-      if (tile > 0) rescale(&lane, top);
-      lane.max = fmaxf(lane.max, top);
-      const float ref = reference(lane.max);
-      if (ByProduct::suits(ref, fmaxf(scale_, draw_scale_))) {
-        accumulate<ByProduct>(&lane, vector, live, ref);
-      } else {
-        accumulate<ByDifference>(&lane, vector, live, ref);
+    for (int i = 1; i < Source::kTileVectors; ++i) high = high.max(tile[i]);
+    const float top = source_.effective(high.top());
+    max_ = fmaxf(max_, top);
+    law_.raise(top, scale_);
+    if ((kFlags & kTwoLaws) != 0) draw_.raise(top, draw_scale_);
+    if (live == Source::kTileVectors) {
+#pragma unroll
+      for (int i = 0; i < Source::kTileVectors; ++i) add(tile[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < Source::kTileVectors; ++i) {
+        if (i < live) add(tile[i]);
       }
     }
-    lane.mass = sum(lane.mass);
-    if ((kFlags & kTilt) != 0) lane.tilt = sum(lane.tilt);
-    lane.draw_mass = (kFlags & kTwoLaws) != 0 ? sum(lane.draw_mass) : lane.mass;
-    return lane;
+  }
+
+  // The warp's partial of the chunk that ends here, in every lane; false if it is to be swept with care.
+  __device__ bool close(int begin, int size, Partial* to) {
+    Partial p;
+    p.max = warp_max(max_);
+    const float about = reference(p.max);
+    law_.settle(about, scale_);
+    p.mass = warp_sum(law_.mass);
+    p.tilt = (kFlags & kTilt) != 0 ? warp_sum(law_.tilt) : 0;
+    p.draw_mass = p.mass;
+    if ((kFlags & kTwoLaws) != 0) {
+      draw_.settle(about, draw_scale_);
+      p.draw_mass = warp_sum(draw_.mass);
+    }
+    max_ = -kInfinity;
+    law_ = {};
+    draw_ = {};
+    *to = p;
+    return (p.max == -kInfinity || (is_sane(p.mass) && is_sane(p.draw_mass))) && !source_.suppresses(begin, size);
+  }
+
+  __device__ Partial with_care(int begin, int size) const {
+    return sweep_with_care<kFlags>(source_, scale_, draw_scale_, begin, size);
   }
 
  private:
-  using Vector = typename Source::Vector;
-  static constexpr int kVectors = Source::kTileVectors;
+  // The maximum itself weighs 1.
+  __device__ static bool is_sane(float mass) { return mass >= 0.5f && mass < kInfinity; }
 
-  __device__ static float sum(float v) {
-    return warp_reduce(v, [](float a, float b) { return a + b; });
-  }
-
-  // To the maximum of everything so far; sums of 0 stay 0, whatever the factor would be.
-  __device__ void rescale(Partial* lane, float top) const {
-    const float fall = fminf(reference(lane->max) - reference(fmaxf(lane->max, top)), 0);
-    const float factor = exp2_approx(fall * scale_);
-    if ((kFlags & kTilt) != 0) {
-      lane->tilt = factor > 0 ? factor * fmaf(fall * scale_, lane->mass, lane->tilt) : 0;
-    }
-    lane->mass *= factor;
-    if ((kFlags & kTwoLaws) != 0) lane->draw_mass *= exp2_approx(fall * draw_scale_);
-  }
-
-  template <class Exponent>
-  __device__ void accumulate(Partial* lane, const Vector (&vector)[kVectors], int live, float ref) const {
-    const Exponent law(ref, scale_), draw(ref, draw_scale_);
+  __device__ void add(const Vector& vector) {
     float mass = 0, tilt = 0, draw_mass = 0;
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      if (i >= live) continue;
-      vector[i].each([&](int, float as_read) {
-        const float z = source_.effective(as_read), y = law.of(z), e = exp2_approx(y);
-        mass += e;
-        if ((kFlags & kTilt) != 0) tilt = fmaf(e, fmaxf(y, -126.0f), tilt);  // e is 0 below, and 0 * -inf no number
-        if ((kFlags & kTwoLaws) != 0) draw_mass += exp2_approx(draw.of(z));
-      });
-    }
-    lane->mass = fmaf(mass, law.repair, lane->mass);
-    if ((kFlags & kTilt) != 0) lane->tilt = fmaf(fmaf(-law.slip, mass, tilt), law.repair, lane->tilt);
-    if ((kFlags & kTwoLaws) != 0) lane->draw_mass = fmaf(draw_mass, draw.repair, lane->draw_mass);
+    vector.each([&](int, float as_read) {
+      const float z = source_.effective(as_read), y = fmaf(z, scale_, -law_.ref), e = exp2_approx(y);
+      mass += e;
+      if ((kFlags & kTilt) != 0) tilt = fmaf(e, fmaxf(y, -126.0f), tilt);  // e is 0 below, and 0 * -inf no number
+      if ((kFlags & kTwoLaws) != 0) draw_mass += exp2_approx(fmaf(z, draw_scale_, -draw_.ref));
+    });
+    law_.mass += mass;
+    law_.tilt += tilt;
+    draw_.mass += draw_mass;
   }
 
   const Source& source_;
   const float scale_, draw_scale_;
+  float max_ = -kInfinity;
+  LaneSums<(kFlags & kTilt) != 0> law_;
+  LaneSums<false> draw_;
 };
 
-// Chunks [first, stop) of a row, by the calling block: kWarps partials each, to where `parts` has those of chunk 0.
-// `space` is the block's.
+// Chunks [first, stop) of a row, by the calling block, whose warps take turns at them: a partial each, to where `parts`
+// has that of chunk 0. `space` is the block's.
 template <int kFlags, class Source>
 __device__ void sweep_chunks(const Source& source, const RowLaw& law, int64_t vocab, int first, int stop,
-                             Partial* parts, FeedSpace<Source>* space) {
-  const Sweeper<kFlags, Source> sweeper(source, law);
-  Feed<Source> feed(source, vocab, first, stop, space);
-  const int size = static_cast<int>(chunk_size(vocab)),
-            end = static_cast<int>(min_of<int64_t>(stop * chunk_size(vocab), vocab));
-  parts += first * kWarps + threadIdx.x / kWarp;
-  for (int begin = first * size; begin < end; begin += size, parts += kWarps) {
-    const Partial p = sweeper.sweep(&feed, begin, min_of(size, end - begin));
-    if (threadIdx.x % kWarp == 0) *parts = p;
+                             Partial* parts, void* space) {
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int size = static_cast<int>(chunk_size(vocab)), end = static_cast<int>(vocab);
+  Sweeper<kFlags, Source> sweeper(source, law);
+  Feed<Source> feed(source, vocab, first + warp, stop, space);
+  static_assert(kMaxChunks <= 32, "one bit per chunk");
+  unsigned doubtful = 0;
+#pragma unroll 1
+  for (int chunk = first + warp; chunk < stop; chunk += kWarps) {
+    const int begin = chunk * size, here = min_of(size, end - begin);
+#pragma unroll 1
+    for (int left = here - lane * Source::kLogits; left > -lane * Source::kLogits; left -= Source::kWarpTile) {
+      typename Source::Vector vector[Source::kTileVectors];
+      const int live = feed.next(left, vector);
+      sweeper.add(vector, live);
+    }
+    Partial p;
+    if (!sweeper.close(begin, here, &p)) doubtful |= 1u << chunk;
+    if (lane == 0) parts[chunk] = p;
+  }
+#pragma unroll 1
+  for (; doubtful != 0; doubtful &= doubtful - 1) {  // not in between: here the sweep's registers are free
+    const int chunk = __ffs(static_cast<int>(doubtful)) - 1, begin = chunk * size;
+    const Partial p = sweeper.with_care(begin, min_of(size, end - begin));
+    if (lane == 0) parts[chunk] = p;
   }
 }
 
