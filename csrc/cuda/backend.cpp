@@ -26,6 +26,7 @@ constexpr int64_t kWaves = 4;
 
 struct Scratch {
   Partial* parts;
+  Maxima* maxima;
   RowRecords records;
   Ranked* ranked;
   int64_t bytes;
@@ -36,6 +37,7 @@ Scratch cut_scratch(void* base, int64_t rows, int64_t vocab) {
   Carver carver(base, 256);
   Scratch s;
   carver.take(s.parts, rows * num_chunks(vocab));
+  carver.take(s.maxima, rows * num_chunks(vocab));
   const int64_t recorded = vocab > 0 ? rows : 0;
   carver.take(s.records.value, recorded);
   carver.take(s.records.key, recorded);
@@ -75,6 +77,7 @@ RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const S
   job.resolved = r;
   job.split = split_of(r.geometry.num_rows, r.vocab);
   job.parts = scratch.parts;
+  job.maxima = scratch.maxima;
   job.records = scratch.records;
   return job;
 }

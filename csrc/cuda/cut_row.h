@@ -1,8 +1,8 @@
 // The cutoff of a row, found by the block that completes it. Every filter comes down to one token: that at which a sum
 // over the tokens in the cutoff's order, of their number or of their mass, first exceeds a target. What the sweep has
-// left bounds the search: the partials' maxima are tokens themselves, so where the largest of them reach the target
-// alone, the crossing token is no lower, and partials whose maximum is are not read again. Of a confident row that
-// leaves a part or two.
+// left bounds the search: the maxima of quarters of chunks are tokens themselves, so where the largest of them reach
+// the target alone, the crossing token is no lower, and chunks whose maximum is are not read again. Of a confident row
+// that leaves one or two.
 //
 // Then tokens are summed up in bins of logits, and again in smaller bins inside the one in which the target is crossed,
 // until a thread each can take what is left. All sums are of integers, masses in fixed point: no order of threads
@@ -151,7 +151,8 @@ __device__ DLM_NOINLINE void cut_where_crossed(const RowJob& job, const void* lo
   const Partial* const parts = parts_of(job);
   DLM_DYNAMIC_SHARED(CutSpace, space);
   const Weights weights = space->weights;
-  const float max = t < chunks ? parts[t].max : -kInfinity;
+  const Maxima* const maxima = job.maxima + job.row * chunks;
+  const float max = t < chunks * kQuarters ? maxima[t / kQuarters].of[t % kQuarters] : -kInfinity;
   const float lowest = -block_max(max == -kInfinity ? max : -max);
   const float floor = fmaxf(space->z, crossed_by_maxima(max, weights, space));
 

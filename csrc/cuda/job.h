@@ -19,6 +19,12 @@ struct alignas(16) Partial {
   float max, mass, tilt, draw_mass;
 };
 
+// The maxima of its quarters: what eight neighbouring lanes have seen of it. They bound the search for a cutoff.
+constexpr int kQuarters = 4;
+struct alignas(16) Maxima {
+  float of[kQuarters];
+};
+
 // Closed: not a candidate. Passed: a candidate that the caller keeps out. Changed: of a transition, to another token.
 enum RowState : uint8_t { kClosed = 0, kEligible = 1, kBad = 2, kPassed = 3, kChanged = 4 };
 
@@ -58,14 +64,15 @@ struct RowsJob {
   TransitionOutputs transition_out;
   // workspace
   uint32_t *row_arrivals = nullptr, *sequence_arrivals = nullptr;  // all 0 between launches
-  Partial* parts = nullptr;                                        // [rows, num_chunks]
+  Partial* parts = nullptr;                                        // [rows, num_chunks]; and so are these:
+  Maxima* maxima = nullptr;
   RowRecords records;
 };
 
 // The job of one row, for the block that finishes it, in shared memory: what took loads and divisions to find out is
 // found out once, before the row is read.
 struct RowJob : RowsJob {
-  Place at;
+  alignas(16) Place at;
   const void *logits, *uncond;  // of the row
   RowLaw law;
   int64_t row;

@@ -50,31 +50,27 @@ __device__ inline Posterior posterior_of(const RowsJob& job, const RowLaw& law, 
   return posterior(t, odds, shifted, is_mask(current.token, mask_id), support);
 }
 
-// What is to be known before any token is weighed. `other`: logits of the other posterior. One thread's work, as in
-// score_row.
+// What the position holds, in the law of these logits.
 template <class Source>
-__device__ DLM_NOINLINE void fill_weights(const RowJob& job, const void* other, RowStats stats, RowStats other_stats,
-                                          Cutoff cutoff, Cutoff other_cutoff, Weighing* weighing) {
-  const int64_t vocab = job.resolved.vocab;
-  const bool guided = job.resolved.redraw == kGuidance;
-  const Current here = held(job, Source(job), token_on_canvas(job.args.step.decide.x, job.at), cutoff);
-  float there = -kInfinity;
-  if (guided && here.z > -kInfinity) there = holding(Source(job, other), here.token, vocab, other_cutoff).z;
-  const Place& at = job.at;
-  const RowLaw& law = job.law;
-  RedrawLaw* const weights = &weighing->law;
-  *weights = {};
-  weights->kind = job.resolved.redraw;
-  weights->level = job.level;
-  weights->cond = posterior_of(job, law, stats, at, here);
-  if (guided) weights->uncond = posterior_of(job, law, other_stats, at, {here.token, there});
-  weigh_ends(weights, transition_of(job, at), probability(stats, here, law.beta),
+__device__ DLM_NOINLINE Current held_here(const RowJob& job, const void* logits, Cutoff cutoff) {
+  return held(job, Source(job, logits), token_on_canvas(job.args.step.decide.x, job.at), cutoff);
+}
+
+// What is to be known of a law before any token is weighed; z is the logit of the current one. One thread's work, as in
+// score_row.
+__device__ DLM_NOINLINE inline void fill_side(const RowJob& job, RowStats stats, Current here, Posterior* posterior,
+                                              RowShares* shares) {
+  *posterior = posterior_of(job, job.law, stats, job.at, here);
+  *shares = shares_of(stats, job.law);
+}
+__device__ DLM_NOINLINE inline void fill_ends(const RowJob& job, RowStats stats, Current here, Weighing* weighing) {
+  weighing->law.kind = job.resolved.redraw;
+  weighing->law.level = job.level;
+  weigh_ends(&weighing->law, transition_of(job, job.at), probability(stats, here, job.law.beta),
              static_cast<double>(noise_support(job.resolved.vocab, job.args.mask_id)));
-  weighing->cond = shares_of(stats, law);
-  weighing->uncond = shares_of(other_stats, law);
   weighing->current = here.token;
   weighing->mask_id = job.args.mask_id;
-  weighing->vocab = vocab;
+  weighing->vocab = job.resolved.vocab;
 }
 
 // Of the other row, which this block alone sweeps, in the space of the first.
@@ -83,22 +79,83 @@ __device__ DLM_NOINLINE RowStats stats_of_other(const RowJob& job, const void* l
   const Resolved& r = job.resolved;
   const int chunks = static_cast<int>(num_chunks(r.vocab));
   const Source source(job, logits);
-  sweep_chunks<kPlain>(source, job.law, r.vocab, 0, chunks, job.parts + job.row * chunks, feed_space(cuts(job)));
+  sweep_chunks<kPlain>(source, job.law, r.vocab, 0, chunks, job.parts + job.row * chunks, job.maxima + job.row * chunks,
+                       feed_space(cuts(job)));
   __syncthreads();
   if (cuts(job)) cut_row<Source>(job, logits);
   return stats_of<Source>(job, logits);
+}
+
+// Weighs every token of the row, and draws from the weights.
+template <class Source>
+__device__ DLM_NOINLINE void draw_weighed(const RowJob& job, const void* other, RowStats stats, Cutoff cutoff,
+                                          Cutoff other_cutoff, Weighing* space) {
+  const Resolved& r = job.resolved;
+  const StepArgs& step = job.args.step;
+  const Place& at = job.at;
+  const bool guided = r.redraw == kGuidance;
+  Weighing& weighing = *space;
+  const int64_t size = chunk_size(r.vocab);
+  const int chunks = static_cast<int>(num_chunks(r.vocab));
+  const Source source(job), other_source(job, other);
+  const auto logit = [&](int64_t token) { return holding(source, token, r.vocab, cutoff).z; };
+  const auto other_logit = [&](int64_t token) {
+    return guided ? holding(other_source, token, r.vocab, other_cutoff).z : 0;
+  };
+  const auto weight = [&](float z, int64_t token) { return weight_of(weighing, z, other_logit(token), token); };
+  if (guided) {
+    double top = -kInfinity;
+#pragma unroll 1
+    for (int64_t i = threadIdx.x; i < r.vocab; i += kThreads) {
+      top = max_of(top, log_weight_of(weighing, logit(i), other_logit(i), i));
+    }
+    top = block_reduce(top, [](double a, double b) { return max_of(a, b); });
+    if (threadIdx.x == 0) set_top(&weighing.law, top);
+    __syncthreads();
+  }
+  DLM_SHARED(double, mass, [kMaxChunks]);
+  double others = 0;
+#pragma unroll 1
+  for (int c = 0; c < chunks; ++c) {
+    const int64_t end = min_of((c + 1) * size, r.vocab);
+    double sum = 0;
+#pragma unroll 1
+    for (int64_t i = c * size + threadIdx.x; i < end; i += kThreads) sum += weight(logit(i), i);
+    sum = block_reduce(sum, [](double a, double b) { return a + b; });
+    if (threadIdx.x == 0) mass[c] = sum;
+    others += sum;
+  }
+  __syncthreads();
+
+  Route route = pick_redraw(weighing.law, others, row_uniform(step.draw, r.geometry, job.row, at, kStreamRoute, 0));
+  int64_t drawn = -1;
+  if (route == kModel) {
+    double left = others * row_uniform(step.draw, r.geometry, job.row, at, kStreamDraw, 1);
+    int chosen = 0;
+#pragma unroll 1
+    for (int c = 0; c < chunks; ++c) {
+      if (!(mass[c] > 0)) continue;
+      chosen = c;
+      if (left < mass[c]) break;
+      left -= mass[c];
+    }
+    const Finisher<Source> finisher(source, r.vocab, job.law, job.parts + job.row * chunks, cuts(job), cuts(job));
+    drawn = finisher.invert(chosen * size, left, weight);
+    if (threadIdx.x == 0 && drawn >= 0) {
+      const double p = probability(stats, held(job, source, drawn, cutoff), job.law.beta);
+      const double u = row_uniform(step.draw, r.geometry, job.row, at, kStreamNoise, 2);
+      if (came_as_noise(weighing.law, p, u)) route = kNoise;
+    }
+  }
+  if (threadIdx.x == 0) store_move<Source>(job, stats, route, drawn);
 }
 
 // The block that completes the row calls.
 template <class Source>
 __device__ DLM_NOINLINE void finish_redraw(const RowJob& job) {
   const Resolved& r = job.resolved;
-  const StepArgs& step = job.args.step;
-  const int64_t row = job.row;
-  const Place& at = job.at;
-  const RowLaw& law = job.law;
   const bool guided = r.redraw == kGuidance;
-  const void* const other = guided ? Source::row_of(job.other, r.geometry, row) : job.logits;
+  const void* const other = guided ? Source::row_of(job.other, r.geometry, job.row) : job.logits;
   const RowStats stats = stats_of<Source>(job, job.logits);
   const Cutoff cutoff = cutoff_of(cuts(job));
   RowStats other_stats;
@@ -110,63 +167,24 @@ __device__ DLM_NOINLINE void finish_redraw(const RowJob& job) {
     if (cuts(job)) other_cutoff = swap_cutoff(cutoff);
   }
   if (bad) {
-    if (threadIdx.x == 0) store_unread(job, row, at, kBad);
+    if (threadIdx.x == 0) store_unread(job, job.row, job.at, kBad);
     return;
   }
 
   DLM_SHARED(Weighing, weighing, );
-  if (threadIdx.x == 0) fill_weights<Source>(job, other, stats, other_stats, cutoff, other_cutoff, &weighing);
-  __syncthreads();
-
-  const int64_t size = chunk_size(r.vocab);
-  const int chunks = static_cast<int>(num_chunks(r.vocab));
-  const Source source(job), other_source(job, other);
-  const auto logit = [&](int64_t token) { return holding(source, token, r.vocab, cutoff).z; };
-  const auto other_logit = [&](int64_t token) {
-    return guided ? holding(other_source, token, r.vocab, other_cutoff).z : 0;
-  };
-  const auto weight = [&](float z, int64_t token) { return weight_of(weighing, z, other_logit(token), token); };
-  if (guided) {
-    double top = -kInfinity;
-    for (int64_t i = threadIdx.x; i < r.vocab; i += kThreads) {
-      top = max_of(top, log_weight_of(weighing, logit(i), other_logit(i), i));
+  if (threadIdx.x == 0) {
+    weighing.law = {};
+    const Current here = held_here<Source>(job, job.logits, cutoff);
+    fill_side(job, stats, here, &weighing.law.cond, &weighing.cond);
+    if (guided) {
+      Current there = held_here<Source>(job, other, other_cutoff);
+      if (here.z == -kInfinity) there.z = -kInfinity;
+      fill_side(job, other_stats, there, &weighing.law.uncond, &weighing.uncond);
     }
-    top = block_reduce(top, [](double a, double b) { return max_of(a, b); });
-    if (threadIdx.x == 0) set_top(&weighing.law, top);
-    __syncthreads();
-  }
-  DLM_SHARED(double, mass, [kMaxChunks]);
-  double others = 0;
-  for (int c = 0; c < chunks; ++c) {
-    const int64_t end = min_of((c + 1) * size, r.vocab);
-    double sum = 0;
-    for (int64_t i = c * size + threadIdx.x; i < end; i += kThreads) sum += weight(logit(i), i);
-    sum = block_reduce(sum, [](double a, double b) { return a + b; });
-    if (threadIdx.x == 0) mass[c] = sum;
-    others += sum;
+    fill_ends(job, stats, here, &weighing);
   }
   __syncthreads();
-
-  Route route = pick_redraw(weighing.law, others, row_uniform(step.draw, r.geometry, row, at, kStreamRoute, 0));
-  int64_t drawn = -1;
-  if (route == kModel) {
-    double left = others * row_uniform(step.draw, r.geometry, row, at, kStreamDraw, 1);
-    int chosen = 0;
-    for (int c = 0; c < chunks; ++c) {
-      if (!(mass[c] > 0)) continue;
-      chosen = c;
-      if (left < mass[c]) break;
-      left -= mass[c];
-    }
-    const Finisher<Source> finisher(source, r.vocab, law, job.parts + row * chunks, cuts(job), cuts(job));
-    drawn = finisher.invert(chosen * size, left, weight);
-    if (threadIdx.x == 0 && drawn >= 0) {
-      const double p = probability(stats, held(job, source, drawn, cutoff), law.beta);
-      const double u = row_uniform(step.draw, r.geometry, row, at, kStreamNoise, 2);
-      if (came_as_noise(weighing.law, p, u)) route = kNoise;
-    }
-  }
-  if (threadIdx.x == 0) store_move<Source>(job, stats, route, drawn);
+  draw_weighed<Source>(job, other, stats, cutoff, other_cutoff, &weighing);
 }
 
 }  // namespace dlm::cuda

@@ -23,7 +23,7 @@ template <int kFlags, class Source>
 __device__ void sweep_part(const RowsJob& job, const Source& source, const RowLaw& law, int64_t row, int part) {
   const int chunks = static_cast<int>(num_chunks(job.resolved.vocab));
   sweep_chunks<kFlags>(source, law, job.resolved.vocab, part * chunks / job.split, (part + 1) * chunks / job.split,
-                       job.parts + row * chunks, feed_space(cuts(job)));
+                       job.parts + row * chunks, job.maxima + row * chunks, feed_space(cuts(job)));
 }
 
 // Transitions have kernels of their own: the end of a row takes more registers there.

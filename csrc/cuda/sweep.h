@@ -24,6 +24,18 @@ __device__ inline ChunkStats as_chunk(const Partial& p) {
 // The maximum as a reference: -inf cannot be subtracted, and anything else will do in its place.
 __device__ inline float reference(float max) { return max == -kInfinity ? 0 : max; }
 
+// Of the lane's quarter of the warp; of all, from those.
+__device__ inline float quarter_max(float v) {
+#pragma unroll
+  for (int lanes = 1; lanes < kWarp / kQuarters; lanes *= 2) v = fmaxf(v, __shfl_xor_sync(kAllLanes, v, lanes));
+  return v;
+}
+__device__ inline float max_of_quarters(float v) {
+#pragma unroll
+  for (int lanes = kWarp / kQuarters; lanes < kWarp; lanes *= 2) v = fmaxf(v, __shfl_xor_sync(kAllLanes, v, lanes));
+  return v;
+}
+
 __device__ inline float warp_sum(float v) {
   return warp_reduce(v, [](float a, float b) { return a + b; });
 }
@@ -62,14 +74,28 @@ __device__ void each_vector_of_lane(const Source& source, int begin, int size, B
   }
 }
 
+// A swept chunk: its partial, in every lane, and the maximum of the lane's quarter.
+struct Swept {
+  Partial part;
+  float quarter;
+
+  __device__ void store(Partial* parts, Maxima* maxima, int chunk) const {
+    constexpr int kLanes = kWarp / kQuarters;
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    if (lane == 0) parts[chunk] = part;
+    if (lane % kLanes == 0) maxima[chunk].of[lane / kLanes] = quarter;
+  }
+};
+
 // A chunk's partial by two reads and a subtraction per logit: where tokens are suppressed, and of logits of which a
 // product with the scale says nothing any more. A call, and its arguments are copies: the sweep keeps its registers.
 template <int kFlags, class Source>
-__device__ DLM_NOINLINE Partial sweep_with_care(Source source, float scale, float draw_scale, int begin, int size) {
+__device__ DLM_NOINLINE Swept sweep_with_care(Source source, float scale, float draw_scale, int begin, int size) {
   Partial p = {-kInfinity, 0, 0, 0};
   using Vector = typename Source::Vector;
   each_vector_of_lane(source, begin, size, [&](const Vector& v) { p.max = fmaxf(p.max, source.effective(v.top())); });
-  p.max = warp_max(p.max);
+  const float quarter = quarter_max(p.max);
+  p.max = max_of_quarters(quarter);
   const float about = reference(p.max);
   each_vector_of_lane(source, begin, size, [&](const Vector& v) {
     v.each([&](int, float as_read) {
@@ -82,7 +108,7 @@ __device__ DLM_NOINLINE Partial sweep_with_care(Source source, float scale, floa
   p.mass = warp_sum(p.mass);
   p.tilt = warp_sum(p.tilt);
   p.draw_mass = (kFlags & kTwoLaws) != 0 ? warp_sum(p.draw_mass) : p.mass;
-  return p;
+  return {p, quarter};
 }
 
 template <int kFlags, class Source>
@@ -115,10 +141,11 @@ class Sweeper {
     }
   }
 
-  // The warp's partial of the chunk that ends here, in every lane; false if it is to be swept with care.
-  __device__ bool close(int begin, int size, Partial* to) {
-    Partial p;
-    p.max = warp_max(max_);
+  // The chunk that ends here; false if it is to be swept with care.
+  __device__ bool close(int begin, int size, Swept* swept) {
+    Partial& p = swept->part;
+    swept->quarter = quarter_max(max_);
+    p.max = max_of_quarters(swept->quarter);
     const float about = reference(p.max);
     law_.settle(about, scale_);
     p.mass = warp_sum(law_.mass);
@@ -131,11 +158,10 @@ class Sweeper {
     max_ = -kInfinity;
     law_ = {};
     draw_ = {};
-    *to = p;
     return (p.max == -kInfinity || (is_sane(p.mass) && is_sane(p.draw_mass))) && !source_.suppresses(begin, size);
   }
 
-  __device__ Partial with_care(int begin, int size) const {
+  __device__ Swept with_care(int begin, int size) const {
     return sweep_with_care<kFlags>(source_, scale_, draw_scale_, begin, size);
   }
 
@@ -164,10 +190,10 @@ class Sweeper {
 };
 
 // Chunks [first, stop) of a row, by the calling block, whose warps take turns at them: a partial each, to where `parts`
-// has that of chunk 0. `space` is the block's.
+// has that of chunk 0, and maxima likewise. `space` is the block's.
 template <int kFlags, class Source>
 __device__ void sweep_chunks(const Source& source, const RowLaw& law, int64_t vocab, int first, int stop,
-                             Partial* parts, void* space) {
+                             Partial* parts, Maxima* maxima, void* space) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   const int size = static_cast<int>(chunk_size(vocab)), end = static_cast<int>(vocab);
   Sweeper<kFlags, Source> sweeper(source, law);
@@ -183,15 +209,14 @@ __device__ void sweep_chunks(const Source& source, const RowLaw& law, int64_t vo
       const int live = feed.next(left, vector);
       sweeper.add(vector, live);
     }
-    Partial p;
-    if (!sweeper.close(begin, here, &p)) doubtful |= 1u << chunk;
-    if (lane == 0) parts[chunk] = p;
+    Swept swept;
+    if (!sweeper.close(begin, here, &swept)) doubtful |= 1u << chunk;
+    swept.store(parts, maxima, chunk);
   }
 #pragma unroll 1
   for (; doubtful != 0; doubtful &= doubtful - 1) {  // not in between: here the sweep's registers are free
     const int chunk = __ffs(static_cast<int>(doubtful)) - 1, begin = chunk * size;
-    const Partial p = sweeper.with_care(begin, min_of(size, end - begin));
-    if (lane == 0) parts[chunk] = p;
+    sweeper.with_care(begin, min_of(size, end - begin)).store(parts, maxima, chunk);
   }
 }
 
