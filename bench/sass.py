@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 SOURCES = Path(__file__).parent.parent / "csrc" / "cuda"
 LOADS = 4  # vectors of a tile: RowSource::kTileVectors
-SPARE = 3  # exponentials that are no logit's: sums are brought to another maximum, and repaired
-LOGITS = {"bfloat16": 32, "float16": 32, "float32": 16}  # per thread and tile
-CHUNK, THREADS = 3952, 128  # LLaDA's chunk: 126464 / 32
+SPARE = 3  # exponentials that are no logit's: sums are brought to another maximum
+LOGITS = {"bfloat16": 32, "float16": 32, "float32": 16}  # per lane and tile
+CHUNK, LANES = 3952, 32  # LLaDA's chunk, 126464 / 32, of which a warp takes one
 TYPES = {"bfloat16": "BFloat16", "float16": "Float16", "float32": "float"}
 ONE_KERNEL = """#include "rows.h"
 namespace dlm::cuda {{
@@ -66,10 +66,10 @@ def count(dtype: str = "bfloat16", arch: str = "90", capped: bool = False) -> Co
     blocks, edges = control_flow(function(text, "rows_kernel"))
     logits = LOGITS[dtype]
     exps = 2 * logits if capped else logits
-    tiles = -(-CHUNK // (THREADS * logits))
+    tiles = -(-CHUNK // (LANES * logits))
     tile = around(blocks, edges, exps, stores=0)
     chunk = around(blocks, edges, exps, stores=1) + (tiles - 1) * tile
-    return Count(tile / logits, chunk * THREADS / CHUNK)
+    return Count(tile / logits, chunk * LANES / CHUNK)
 
 
 def function(text: str, name: str) -> str:
@@ -129,7 +129,7 @@ def around(blocks, edges, exps: int, stores: int) -> int:
             if block == start and cost > 0 and enough:
                 return cost
             done = [a + b for a, b in zip(done, seen[block])]
-            if any(a > b for a, b in zip(done, most)) or seen[block][2] > exps // LOADS + SPARE:  # of two laws
+            if any(a > b for a, b in zip(done, most)) or seen[block][2] > exps + SPARE:  # of two laws
                 continue
             for following in edges[block]:
                 heapq.heappush(queue, (cost + len(blocks[block]), following, *done))
