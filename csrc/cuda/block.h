@@ -110,14 +110,12 @@ __device__ DLM_NOINLINE Scan<T> block_scan(T v, Join join = {}) {
   return out;
 }
 
-// Floats as integers of the same order, for the integer reductions of the hardware. NaN sorts beyond the infinities.
+// Floats as integers of the same order. NaN sorts beyond the infinities.
 __device__ inline int ordered(float v) {
   const int bits = __float_as_int(v);
   return bits ^ ((bits >> 31) & 0x7fffffff);
 }
 __device__ inline float from_ordered(int v) { return __int_as_float(v ^ ((v >> 31) & 0x7fffffff)); }
-
-__device__ inline float warp_max(float v) { return from_ordered(__reduce_max_sync(kAllLanes, ordered(v))); }
 
 // What every thread of the block wrote to global memory is visible to every thread of the block for which this returns
 // true: the last of `count` blocks to call it. The counter starts at 0 and is 0 again then, so nobody has to clear it.
