@@ -161,13 +161,8 @@ class Finisher {
       auto vector = next;
       if (at + stride < stop) next = source_.load(begin + at + stride, size - at - stride);
       if (at < offset) continue;
-      const auto exclude = [&](int64_t id) {
-        const int64_t i = id - begin - at;
-        vector.exclude(i >= 0 && i < Source::kLogits ? static_cast<int>(i) : -1);
-      };
-#pragma unroll 1
-      for (int s = 0; s < source_.num_suppressed(); ++s) exclude(source_.suppressed(s));
-      if (skipped_ >= 0) exclude(skipped_);
+      source_.suppress(begin + at, &vector);
+      if (skipped_ >= 0) Source::leave_out(skipped_, begin + at, &vector);
       if (cut) vector.filter([&](int i, float z) { return keeps(here, source_.effective(z), at + i); });
       // Past the end: -inf, neither a maximum nor mass.
       vector.each([&](int i, float z) { body(source_.effective(z), at + i); });

@@ -103,6 +103,16 @@ class RowSource {
       for (int i = 0; i < kTileVectors; ++i) tile[i].exclude(first - i * kStride);
     });
   }
+  // The vector at token `at` without this one; without what is suppressed.
+  __device__ static void leave_out(int64_t token, int64_t at, Vector* vector) {
+    const int64_t i = token - at;
+    vector->exclude(i >= 0 && i < kLogits ? static_cast<int>(i) : -1);
+  }
+  __device__ void suppress(int64_t at, Vector* vector) const {
+#pragma unroll 1
+    for (int s = 0; s < num_suppressed_; ++s) leave_out(suppressed(s), at, vector);
+  }
+
   // Whether any of the `size` tokens from `begin` on is suppressed. All lanes of the warp call.
   __device__ bool suppresses(int64_t begin, int size) const {
     bool any = false;
@@ -112,11 +122,6 @@ class RowSource {
 
   // Where the row of one logits array begins, or of the other.
   __device__ const T* row(int of) const { return of == 0 ? cond_ : uncond_; }
-
-  __device__ int num_suppressed() const { return num_suppressed_; }
-  __device__ int64_t suppressed(int64_t i) const {
-    return static_cast<const int64_t*>(suppress_.data)[i * suppress_.stride[0]];
-  }
 
   __device__ float logit(int64_t i) const {
 #pragma unroll 1
@@ -128,6 +133,10 @@ class RowSource {
   }
 
  private:
+  __device__ int64_t suppressed(int64_t i) const {
+    return static_cast<const int64_t*>(suppress_.data)[i * suppress_.stride[0]];
+  }
+
   // hit(id) in every lane for each suppressed id in [begin, end).
   template <class Hit>
   __device__ void each_suppressed(int64_t begin, int64_t end, Hit hit) const {

@@ -62,15 +62,14 @@ struct LaneSums {
   }
 };
 
-// The lane's vectors of a chunk, without what is suppressed.
+// The lane's vectors of a chunk, without what is suppressed, one by one.
 template <class Source, class Body>
-__device__ void each_vector_of_lane(const Source& source, int begin, int size, Body body) {
+__device__ void each_vector_of_lane(const Source& source, int64_t begin, int size, Body body) {
 #pragma unroll 1
-  for (int tile = 0; tile < size; tile += Source::kWarpTile) {
-    typename Source::Vector vector[Source::kTileVectors];
-    source.template load_tile<kWarp>(begin, tile, size, vector);
-#pragma unroll 1
-    for (int i = 0; i < Source::kTileVectors; ++i, shift_down(vector)) body(vector[0]);
+  for (int at = static_cast<int>(threadIdx.x) % kWarp * Source::kLogits; at < size; at += Source::kWarpTurn) {
+    typename Source::Vector vector = source.load(begin + at, size - at);
+    source.suppress(begin + at, &vector);
+    body(vector);
   }
 }
 
