@@ -26,8 +26,8 @@ struct Bound {
   __device__ bool at(uint64_t w) const { return w >> shift == bound >> shift; }
 };
 
-// Finds the bound of `word` below which, with as many at it as are `left` of them then, the first m are; of rows with
-// wanted(row). Returns whether all that are at it belong to them.
+// Of the rows with wanted(row), the first *left are sought: those below the bound, and as many at it as *left says
+// then. Returns whether those are all that are at it.
 template <class Wanted>
 __device__ bool find_bound(const Ranked* ranked, uint32_t n, RankWord word, uint32_t* left, Bound* found,
                            Wanted wanted) {
