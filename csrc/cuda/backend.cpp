@@ -14,8 +14,8 @@ namespace {
 constexpr int64_t kFusedRows = 512;
 // A packed step looks through all rows for each sequence.
 constexpr int64_t kFusedPackedSequences = 32;
-// As many as may have a counter each, beside those of split rows, which are few.
-constexpr int64_t kFusedSequences = kMaxCounters / 2;
+// As many as may have counters, up to three each, beside those of split rows, which are few.
+constexpr int64_t kFusedSequences = kMaxCounters / 4;
 // Most a block may ask for on every architecture from sm_80 on, in rows: 96 KiB.
 constexpr int64_t kSharedRows = 4096;
 
@@ -85,10 +85,11 @@ RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const S
 // The counters that the job needs, and no more: whole rows and launches that finish no sequence need none.
 void take_counters(RowsJob* job, void* stream) {
   const int64_t rows = job->split > 1 ? job->resolved.geometry.num_rows : 0;
-  const int64_t sequences = job->fused ? job->args.step.decide.x.shape[0] : 0;
+  const int64_t each = job->op == RowsOp::kTransition ? 3 : 1;  // sequence.h, count_move
+  const int64_t sequences = job->fused ? each * job->args.step.decide.x.shape[0] : 0;
   if (rows + sequences == 0) return;
   job->row_arrivals = counters_for(stream, rows + sequences);
-  job->sequence_arrivals = job->row_arrivals + rows;
+  job->sequence_counts = job->row_arrivals + rows;
 }
 
 // Rows, then their sequences: in one launch where that is cheap. Transitions sort nothing.

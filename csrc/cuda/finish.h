@@ -46,6 +46,15 @@ class Finisher {
 
   __device__ bool bad() const { return bad_; }  // NaN, +inf, or no finite logit
 
+  // What the partials tell: all but which token has the maximum, and what comes after it. Its `rest` is a difference.
+  __device__ RowStats outline() const {
+    const ChunkStats here = relative_to(as_chunk(mine_), max_, law_.beta, law_.beta);
+    RowStats out;
+    out.max = max_;
+    out.rest = max_of(0.0, block_reduce(here.mass, Plus{}) - 1);
+    return out;
+  }
+
   __device__ RowStats stats() const {
     const int t = static_cast<int>(threadIdx.x), none = static_cast<int>(kMaxChunks);
     const int winner = block_min(mine_.max == max_ ? t : none);
@@ -72,22 +81,19 @@ class Finisher {
     return out;
   }
 
-  // From here on the row does not have this token of the vocabulary: its chunk is summed up again, about its own
-  // maximum, so that nothing is lost to a token that was nearly certain.
-  __device__ void leave_out(int64_t token) {
+  // From here on the row does not have this token of the vocabulary, whose logit is z. What is at most half of its
+  // chunk's mass is subtracted; else the chunk is summed up again, about its own maximum, so that nothing is lost to a
+  // token that was nearly certain. `parts`: as above.
+  __device__ void leave_out(int64_t token, float z, const Partial* parts) {
     skipped_ = token;
-    const int64_t chunk = quotient(token, size_), begin = chunk * size_;
-    const int size = size_of_chunk(begin), mine = static_cast<int>(threadIdx.x) * Source::kLogits;
-    float top = -kInfinity, mass = 0;
-    each_vector(begin, size, mine, Source::kTurn, size, cut_, [&](float z, int) { top = fmaxf(top, z); });
-    top = block_max(top);
-    const float scale = static_cast<float>(law_.draw_beta * kLog2e), ref = reference(top);
-    each_vector(begin, size, mine, Source::kTurn, size, cut_,
-                [&](float z, int) { mass += exp2_approx((z - ref) * scale); });
-    mass = block_sum(mass);
-    const int t = static_cast<int>(threadIdx.x);
-    if (t == chunk) mine_ = {top, mass, 0, mass};
-    max_ = block_max(mine_.max);
+    const int chunk = static_cast<int>(quotient(token, size_)), t = static_cast<int>(threadIdx.x);
+    const float scale = static_cast<float>(law_.draw_beta * kLog2e), top = parts[chunk].max;
+    const float all = parts[chunk].draw_mass, share = exp2_approx((z - reference(top)) * scale);
+    if (z < top && share <= all / 2) {
+      if (t == chunk) mine_.draw_mass = all - share;
+      return;
+    }
+    sum_again(chunk, scale);
   }
 
   // The token at which the CDF, in index order, passes `uniform`; -1 if there is no mass.
@@ -183,6 +189,20 @@ class Finisher {
   }
 
   __device__ int size_of_chunk(int64_t begin) const { return static_cast<int>(min_of<int64_t>(size_, vocab_ - begin)); }
+
+  __device__ void sum_again(int chunk, float scale) {
+    const int64_t begin = static_cast<int64_t>(chunk) * size_;
+    const int size = size_of_chunk(begin), mine = static_cast<int>(threadIdx.x) * Source::kLogits;
+    float top = -kInfinity, mass = 0;
+    each_vector(begin, size, mine, Source::kTurn, size, cut_, [&](float z, int) { top = fmaxf(top, z); });
+    top = block_max(top);
+    const float ref = reference(top);
+    each_vector(begin, size, mine, Source::kTurn, size, cut_,
+                [&](float z, int) { mass += exp2_approx((z - ref) * scale); });
+    mass = block_sum(mass);
+    if (static_cast<int>(threadIdx.x) == chunk) mine_ = {top, mass, 0, mass};
+    max_ = block_max(mine_.max);
+  }
 
   // The calling thread's part of the winning chunk, its exponentials about `about`.
   __device__ Gathered gather(int64_t begin, float about) const {

@@ -63,7 +63,7 @@ struct RowsJob {
   DrawOutputs draw_out;
   TransitionOutputs transition_out;
   // workspace
-  uint32_t *row_arrivals = nullptr, *sequence_arrivals = nullptr;  // all 0 between launches
+  uint32_t *row_arrivals = nullptr, *sequence_counts = nullptr;  // all 0 between launches
   Partial* parts = nullptr;                                        // [rows, num_chunks]; and so are these:
   Maxima* maxima = nullptr;
   RowRecords records;

@@ -50,12 +50,6 @@ __device__ inline Posterior posterior_of(const RowsJob& job, const RowLaw& law, 
   return posterior(t, odds, shifted, is_mask(current.token, mask_id), support);
 }
 
-// What the position holds, in the law of these logits.
-template <class Source>
-__device__ DLM_NOINLINE Current held_here(const RowJob& job, const void* logits, Cutoff cutoff) {
-  return held(job, Source(job, logits), token_on_canvas(job.args.step.decide.x, job.at), cutoff);
-}
-
 // What is to be known of a law before any token is weighed; z is the logit of the current one. One thread's work, as in
 // score_row.
 __device__ DLM_NOINLINE inline void fill_side(const RowJob& job, RowStats stats, Current here, Posterior* posterior,
@@ -147,7 +141,11 @@ __device__ DLM_NOINLINE void draw_weighed(const RowJob& job, const void* other, 
       if (came_as_noise(weighing.law, p, u)) route = kNoise;
     }
   }
-  if (threadIdx.x == 0) store_move<Source>(job, stats, route, drawn);
+  if (threadIdx.x != 0) return;
+  const Current current = held_here<Source>(job, job.logits, cutoff);
+  if (route == kModel && (drawn < 0 || drawn == current.token)) route = kStay;
+  const int64_t token = moved_to(job, route, current.token, drawn);
+  store_move<Source>(job, stats, route, current, held(job, source, token, cutoff));
 }
 
 // The block that completes the row calls.

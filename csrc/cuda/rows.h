@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted(kFamily))
   } else if (threadIdx.x == 0) {
     store_unread(job, row, at, kClosed);
   }
-  if (job.fused) finish_fused<kFamily == Family::kMoves>(job, at.b);
+  if (job.fused) finish_fused<kFamily == Family::kMoves>(job, row, at.b);
 }
 
 inline void launch_kernel(void (*kernel)(RowsJob), const RowsJob& job, const SortSpace& space, void* stream) {

@@ -160,18 +160,32 @@ __device__ inline void finish_sequence(const RowsJob& job, int64_t b, Ranked* ra
   if (job.op == RowsOp::kTransition) count_moves(job, b);
 }
 
+// One thread calls for each finished row of a transition, whose sequences have nothing to decide: arrivals, changes and
+// bad rows are counted as they come, and the last to come tells.
+__device__ DLM_NOINLINE inline void count_move(const RowsJob& job, int64_t row, int64_t b, int64_t rows) {
+  const int64_t batch = job.args.step.decide.x.shape[0];
+  uint32_t *const arrivals = job.sequence_counts + b, *const changed = arrivals + batch, *const bad = changed + batch;
+  if (job.records.state[row] == kChanged) atomicAdd(changed, 1u);
+  if (job.records.state[row] == kBad) atomicAdd(bad, 1u);
+  __threadfence();  // the counts of all rows are complete when the arrivals are
+  const unsigned last = static_cast<unsigned>(rows) - 1;
+  if (atomicInc(arrivals, last) != last) return;
+  __threadfence();
+  const uint32_t all_changed = atomicExch(changed, 0u), all_bad = atomicExch(bad, 0u);
+  store_counts(job, b, all_changed, all_bad);
+}
+
 // A row has been finished; the block that finishes the last one of a sequence finishes that, too. A call of its own, so
 // that nothing of it is kept in registers before.
 template <bool kMoves>
-__device__ DLM_NOINLINE void finish_fused(const RowsJob& job, int64_t b) {
-  const Geometry& g = job.resolved.geometry;
+__device__ DLM_NOINLINE void finish_fused(const RowsJob& job, int64_t row, int64_t b) {
   if (b < 0) return;
-  const int64_t rows = count_rows(g, b, b + 1);
-  if (!last_to_arrive(job.sequence_arrivals + b, static_cast<unsigned>(rows))) return;
-  DLM_DYNAMIC_SHARED(Ranked, ranked);
+  const int64_t rows = count_rows(job.resolved.geometry, b, b + 1);
   if constexpr (kMoves) {
-    count_moves(job, b);
+    if (threadIdx.x == 0) count_move(job, row, b, rows);
   } else {
+    if (!last_to_arrive(job.sequence_counts + b, static_cast<unsigned>(rows))) return;
+    DLM_DYNAMIC_SHARED(Ranked, ranked);
     finish_sequence(job, b, ranked);
   }
 }
