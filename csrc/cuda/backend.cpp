@@ -23,6 +23,8 @@ constexpr int64_t kSharedRows = 4096;
 // is filled where it cannot run all rows at once: while some finish theirs, others keep the memory busy.
 constexpr int64_t kBlocksPerMultiprocessor = 4;
 constexpr int64_t kWaves = 4;
+// Of more rows the last turn does not matter, and each row that is shared takes a counter.
+constexpr int64_t kCountedRows = kMaxCounters / 8;
 
 struct Scratch {
   Partial* parts;
@@ -63,11 +65,16 @@ SortSpace sort_space(const Geometry& g, const Scratch& scratch) {
 }
 
 // Few rows are shared by as many blocks as run at once, or as have a chunk for each of their warps; of many, blocks
-// take turns.
-int32_t split_of(int64_t rows, int64_t vocab) {
-  const int64_t at_once = kBlocksPerMultiprocessor * multiprocessors(), each = at_once / max_of<int64_t>(1, rows);
+// take turns, and the rows of a last turn that would leave places empty are shared by more.
+Split split_of(int64_t rows, int64_t vocab) {
+  const int64_t at_once = kBlocksPerMultiprocessor * multiprocessors(), most = (num_chunks(vocab) + kWarps - 1) / kWarps;
+  const int64_t each = at_once / max_of<int64_t>(1, rows);
   const int64_t wanted = each >= 2 ? next_power_of_two(each / 2 + 1) : next_power_of_two(kWaves * at_once / rows);
-  return static_cast<int32_t>(min_of((num_chunks(vocab) + kWarps - 1) / kWarps, wanted));
+  const int64_t first = min_of(most, wanted), rest = rows % max_of<int64_t>(1, at_once / first);
+  const int64_t spare = rest > 0 && rest < rows ? at_once / rest : 1;
+  int64_t finer = first;
+  while (rows <= kCountedRows && 2 * finer <= min_of(most, spare)) finer *= 2;
+  return {static_cast<int32_t>(rows - rest), static_cast<int32_t>(first), static_cast<int32_t>(finer)};
 }
 
 RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const Scratch& scratch) {
@@ -84,7 +91,8 @@ RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const S
 
 // The counters that the job needs, and no more: whole rows and launches that finish no sequence need none.
 void take_counters(RowsJob* job, void* stream) {
-  const int64_t rows = job->split > 1 ? job->resolved.geometry.num_rows : 0;
+  const bool shared = max_of(job->split.first, job->split.rest) > 1;
+  const int64_t rows = shared ? job->resolved.geometry.num_rows : 0;
   const int64_t each = job->op == RowsOp::kTransition ? 3 : 1;  // sequence.h, count_move
   const int64_t sequences = job->fused ? each * job->args.step.decide.x.shape[0] : 0;
   if (rows + sequences == 0) return;

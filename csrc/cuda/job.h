@@ -49,11 +49,21 @@ struct Coefficients {
   Coefficients() : array() {}
 };
 
+// Blocks per row: for the first rows, and for those behind them, which would not fill the device once more.
+struct Split {
+  int32_t rows = 0;  // the first ones
+  int32_t first = 1, rest = 1;
+
+  DLM_HD int64_t blocks(int64_t num_rows) const {
+    return static_cast<int64_t>(rows) * first + (num_rows - rows) * rest;
+  }
+};
+
 struct RowsJob {
   RowsOp op = RowsOp::kRowStats;
   bool fused = false;         // sequences are finished in the same launch
   bool tilt = false;          // entropy wanted
-  int32_t split = 1;          // blocks per row
+  Split split;
   RenoiseArgs args;           // of which each op fills in what it has; row_stats' `given` is the draw's `current`
   Coefficients coefficients;  // kTransition; so are the next two
   Array other;                // logits of the other posterior

@@ -1,5 +1,5 @@
 // The one kernel that reads logits: row statistics, draws and the fused step are the same sweep with more or less after
-// it. Work split: `split` blocks share a row, chunk by chunk; the last of them to arrive finishes the row, and the last
+// it. Work split: some blocks share a row, chunk by chunk; the last of them to arrive finishes the row, and the last
 // row of a sequence to arrive decides and commits it. Nobody waits for anybody.
 #pragma once
 
@@ -18,12 +18,29 @@ __device__ inline bool is_wanted(const RowsJob& job, const Place& at) {
   return job.op <= RowsOp::kDraw ? at.b >= 0 : is_candidate(job.args.step.decide, at);
 }
 
-// The calling block's share of a row's chunks, each one under one law or two.
+// The calling block's part of a row.
+struct Part {
+  int64_t row;
+  int index, of;
+
+  __device__ explicit Part(const Split& split) {
+    const unsigned before = static_cast<unsigned>(split.rows) * split.first;
+    const bool first = blockIdx.x < before;
+    const unsigned number = first ? blockIdx.x : blockIdx.x - before;
+    of = first ? split.first : split.rest;
+    const unsigned among = number / of;
+    index = static_cast<int>(number - among * of);
+    row = first ? among : split.rows + static_cast<int64_t>(among);
+  }
+};
+
+// Its chunks, each one under one law or two.
 template <int kFlags, class Source>
-__device__ void sweep_part(const RowsJob& job, const Source& source, const RowLaw& law, int64_t row, int part) {
+__device__ void sweep_part(const RowsJob& job, const Source& source, const RowLaw& law, const Part& part) {
   const int chunks = static_cast<int>(num_chunks(job.resolved.vocab));
-  sweep_chunks<kFlags>(source, law, job.resolved.vocab, part * chunks / job.split, (part + 1) * chunks / job.split,
-                       job.parts + row * chunks, job.maxima + row * chunks, feed_space(cuts(job)));
+  sweep_chunks<kFlags>(source, law, job.resolved.vocab, part.index * chunks / part.of,
+                       (part.index + 1) * chunks / part.of, job.parts + part.row * chunks,
+                       job.maxima + part.row * chunks, feed_space(cuts(job)));
 }
 
 // Transitions have kernels of their own: the end of a row takes more registers there.
@@ -58,15 +75,15 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted(kFamily))
   using Source = RowSource<T, kMix>;
   constexpr int kFlags = kWithTilt ? kTilt : kPlain;
   const Geometry& g = argument.resolved.geometry;
-  const int64_t row = blockIdx.x / argument.split;
-  const int part = static_cast<int>(blockIdx.x % argument.split);
+  const Part part(argument.split);
+  const int64_t row = part.row;
   const Place at = place_of(g, row);
   const bool wanted = is_wanted(argument, at);
   DLM_SHARED(RowSpace, space, );
   RowJob& job = reinterpret_cast<RowJob&>(space);
 
   if (argument.fused && g.packed && blockIdx.x == 0) count_absent(argument);
-  if (!wanted && part != 0) return;
+  if (!wanted && part.index != 0) return;
   if (wanted) {
     const SweepParams& sweep = argument.args.step.sweep;
     const RowLaw law = law_of(argument, at);
@@ -74,12 +91,12 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted(kFamily))
                         kMix == Mix::kGuided ? Source::row_of(sweep.uncond, g, row) : nullptr);
     if (threadIdx.x == 0) job.law = law, job.logits = source.row(0), job.uncond = source.row(1);
     if (law.draw_beta > 0 && law.draw_beta != law.beta) {
-      sweep_part<kFlags | kTwoLaws>(argument, source, law, row, part);
+      sweep_part<kFlags | kTwoLaws>(argument, source, law, part);
     } else {
-      sweep_part<kFlags>(argument, source, law, row, part);
+      sweep_part<kFlags>(argument, source, law, part);
     }
   }
-  if (!last_to_arrive(argument.row_arrivals + row, wanted ? static_cast<unsigned>(argument.split) : 1)) return;
+  if (!last_to_arrive(argument.row_arrivals + row, wanted ? static_cast<unsigned>(part.of) : 1)) return;
   if (threadIdx.x == 0) job.row = row, job.at = at;
   copy_job(argument, &job);
   __syncthreads();
@@ -98,7 +115,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted(kFamily))
 inline void launch_kernel(void (*kernel)(RowsJob), const RowsJob& job, const SortSpace& space, void* stream) {
   const size_t sweeping = feed_offset(has_filters(job.args.step.sweep)) + kFeedBytes;
   const size_t sorting = job.fused ? space.shared_bytes() : 0;
-  const int64_t blocks = job.resolved.geometry.num_rows * job.split;
+  const int64_t blocks = job.split.blocks(job.resolved.geometry.num_rows);
   launch("rows", kernel, blocks, kThreads, max_of(sweeping, sorting), stream, job);
 }
 
