@@ -22,7 +22,7 @@ constexpr int64_t kSharedRows = 4096;
 // Blocks that run at once on a multiprocessor (rows.h asks the compiler for them), and how many times over the device
 // is filled where it cannot run all rows at once: while some finish theirs, others keep the memory busy.
 constexpr int64_t kBlocksPerMultiprocessor = 4;
-constexpr int64_t kWaves = 4;
+constexpr int64_t kWaves = 2;
 // Of more rows the last turn does not matter, and each row that is shared takes a counter.
 constexpr int64_t kCountedRows = kMaxCounters / 8;
 
