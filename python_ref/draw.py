@@ -160,5 +160,6 @@ def draw_rows(wanted, rows, params, drawing, *, current=None, committed=None, pr
         if committed is not None:
             out.committed_logprob[index] = torch.where(good, law.logprob(committed[index]), -torch.inf)
         if probs is not None:
-            probs[index] = torch.where(good[:, None], law.log_probabilities().exp().to(probs.dtype), probs[index])
+            written = probs.detach()  # no op here has a derivative
+            written[index] = torch.where(good[:, None], law.log_probabilities().exp().to(probs.dtype), written[index])
     return out

@@ -113,6 +113,21 @@ def test_greedy_tokens_never_differ_from_the_reference(backend, case):
     assert_equal("tokens", ops.denoise_step_(clone(x), *args, **kwargs)[0], want)
 
 
+@pytest.mark.parametrize("length", [5, 300])
+def test_ties_at_the_cut_go_to_the_lowest_positions(backend, length):
+    """Rows that are all alike, step by step; 300 of them are selected where five are sorted."""
+    x, logits = torch.full((1, length), 9), torch.zeros(1, length, 9)
+    logits[..., 2] = 1
+    zero = torch.zeros(1)
+    for filled in range(2, length // 2 + 1, 2):
+        args = x, logits, zero, zero.long(), zero.long()[0], torch.tensor([2])
+        out = ops.denoise_step_(*args, mask_id=9, rule="topk", level=0.0, confidence="prob", conf_dtype="float32")
+        assert out[3].item() == 2 and out[4].item() == length - filled
+        assert x[0].tolist() == [2] * filled + [9] * (length - filled)
+        if filled == 6:
+            break
+
+
 @given(case=step_cases(rule="topk", conf_dtype="float32"))
 def test_fused_is_draw_then_unmask(backend, case):
     """denoise_step_ = draw_tokens, then topk_unmask_ on its keys."""

@@ -11,6 +11,8 @@ from strategies import RULES, StepCase, make_logits, step_cases
 from uniform_cases import copied, renoise_call
 from uniform_checks import check_renoise
 
+from dlm_kernels import reference
+
 SEED, STEP = torch.tensor([11]), torch.tensor(5)
 KEYWORDS = dict(rule="entropy_budget", level=0.1, confidence_from="sampled")
 
@@ -18,6 +20,11 @@ KEYWORDS = dict(rule="entropy_budget", level=0.1, confidence_from="sampled")
 def step_(x, logits, temperature=1.0, step=STEP, quota=0, seed=SEED, **kwargs):
     arguments = {**KEYWORDS, **kwargs}
     return ops.renoise_step_(x, logits, torch.tensor([temperature]), seed, step, torch.tensor([quota]), **arguments)
+
+
+def reference_step_(x, logits, **kwargs):
+    args = torch.ones(1), SEED, STEP, torch.tensor([0])
+    return reference.renoise_step_(x, logits, *args, **KEYWORDS, **kwargs)
 
 
 def resting(size, length):
@@ -254,6 +261,20 @@ def test_parts_of_the_state_may_be_missing(backend):
     for other in outcomes[1:]:
         for i, (a, b) in enumerate(zip(outcomes[0], other)):
             assert_equal(f"output {i}", a, b)
+
+
+def test_probabilities_of_a_module_that_is_trained(backend):
+    """No op here has a derivative: a leaf that wants one is written like any other tensor."""
+    logits = make_logits(torch.Generator().manual_seed(0), "normal", (1, 3, 9))
+    x = torch.zeros(1, 3, dtype=torch.int64)
+    plain = torch.zeros(1, 3, 9, dtype=torch.bfloat16)
+    wants = plain.clone().requires_grad_()
+    for step_of in (step_, reference_step_):
+        step_of(x.clone(), logits, probs=plain)
+        step_of(x.clone(), logits, probs=wants)
+        assert_equal("probs", wants.detach(), plain)
+        assert plain.float().sum(-1).sub(1).abs().max() < 0.02 and wants.grad_fn is None
+        plain.zero_(), wants.detach().zero_()
 
 
 def test_the_quota_counts_what_is_committed_already(backend):
