@@ -14,7 +14,7 @@ set -uo pipefail
 # Stage, most seconds it may take, seconds kept for it by the stages before it. The bench takes all that is left.
 plan="info 20 5
 build 170 45
-tests 100 30
+tests 130 30
 agreement 40 12
 graphs 40 12
 bench 9999 120
