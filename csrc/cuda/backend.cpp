@@ -67,7 +67,8 @@ SortSpace sort_space(const Geometry& g, const Scratch& scratch) {
 // Few rows are shared by as many blocks as run at once, or as have a chunk for each of their warps; of many, blocks
 // take turns, and the rows of a last turn that would leave places empty are shared by more.
 Split split_of(int64_t rows, int64_t vocab) {
-  const int64_t at_once = kBlocksPerMultiprocessor * multiprocessors(), most = (num_chunks(vocab) + kWarps - 1) / kWarps;
+  const int64_t at_once = kBlocksPerMultiprocessor * multiprocessors();
+  const int64_t most = (num_chunks(vocab) + kWarps - 1) / kWarps;
   const int64_t each = at_once / max_of<int64_t>(1, rows);
   const int64_t wanted = each >= 2 ? next_power_of_two(each / 2 + 1) : next_power_of_two(kWaves * at_once / rows);
   const int64_t first = min_of(most, wanted), rest = rows % max_of<int64_t>(1, at_once / first);

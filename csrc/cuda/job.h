@@ -51,8 +51,8 @@ struct Coefficients {
 
 // Blocks per row: for the first rows, and for those behind them, which would not fill the device once more.
 struct Split {
-  int32_t rows = 0;  // the first ones
-  int32_t first = 1, rest = 1;
+  int32_t rows = 0;             // the first ones
+  int32_t first = 1, rest = 1;  // blocks for each of them; for each of the others
 
   DLM_HD int64_t blocks(int64_t num_rows) const {
     return static_cast<int64_t>(rows) * first + (num_rows - rows) * rest;
@@ -61,8 +61,8 @@ struct Split {
 
 struct RowsJob {
   RowsOp op = RowsOp::kRowStats;
-  bool fused = false;         // sequences are finished in the same launch
-  bool tilt = false;          // entropy wanted
+  bool fused = false;  // sequences are finished in the same launch
+  bool tilt = false;   // entropy wanted
   Split split;
   RenoiseArgs args;           // of which each op fills in what it has; row_stats' `given` is the draw's `current`
   Coefficients coefficients;  // kTransition; so are the next two
@@ -74,7 +74,7 @@ struct RowsJob {
   TransitionOutputs transition_out;
   // workspace
   uint32_t *row_arrivals = nullptr, *sequence_counts = nullptr;  // all 0 between launches
-  Partial* parts = nullptr;                                        // [rows, num_chunks]; and so are these:
+  Partial* parts = nullptr;                                      // [rows, num_chunks]; and so are these:
   Maxima* maxima = nullptr;
   RowRecords records;
 };
