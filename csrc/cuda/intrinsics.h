@@ -34,8 +34,8 @@ inline void keep_address(T**) {}
 // Addresses of shared memory are numbers of 32 bits on GPUs, which saves the arithmetic of pointers.
 using SharedAddress = unsigned char*;
 inline SharedAddress shared_address(void* p) { return static_cast<SharedAddress>(p); }
-inline uint4 load_shared(SharedAddress p) { return *reinterpret_cast<const uint4*>(p); }
 inline uint32_t load_shared_word(SharedAddress p) { return *reinterpret_cast<const uint32_t*>(p); }
+inline uint32_t load_shared_half(SharedAddress p) { return *reinterpret_cast<const uint16_t*>(p); }
 inline void store_shared(SharedAddress p, const uint4& v) { *reinterpret_cast<uint4*>(p) = v; }
 
 // Copies of 16 bytes that arrive some time before they are waited for: those of all groups but the last kPrior.
@@ -106,17 +106,14 @@ using SharedAddress = uint32_t;
 __device__ inline SharedAddress shared_address(void* p) {
   return static_cast<SharedAddress>(__cvta_generic_to_shared(p));
 }
-__device__ inline uint4 load_shared(SharedAddress p) {
-  uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(p)
-               : "memory");
-  return v;
-}
 __device__ inline uint32_t load_shared_word(SharedAddress p) {
   uint32_t v;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(p) : "memory");
+  return v;
+}
+__device__ inline uint32_t load_shared_half(SharedAddress p) {
+  uint16_t v;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(p) : "memory");
   return v;
 }
 __device__ inline void store_shared(SharedAddress p, const uint4& v) {

@@ -1,4 +1,4 @@
-// 16 bytes of logits in registers: as they lie in memory, or after guidance.
+// Logits in registers, a vector of 16 bytes if nothing else is said: as they lie in memory, or after guidance.
 #pragma once
 
 #include "../core/dtype.h"
@@ -7,16 +7,30 @@
 
 namespace dlm::cuda {
 
-// 16 bytes of a row as they lie in memory.
+// -inf, as often as a word holds it.
 template <class T>
-struct Packed {
-  static constexpr int kLogits = 16 / sizeof(T);
-  uint32_t word[4];
+__device__ constexpr uint32_t lowest_word() {
+  return std::is_same_v<T, float> ? 0xff800000u : std::is_same_v<T, BFloat16> ? 0xff80ff80u : 0xfc00fc00u;
+}
 
-  __device__ static uint32_t lowest();               // -inf, as often as a word holds it
-  __device__ static Packed none();                   // of -inf
-  __device__ float top() const;                      // the largest; NaN is passed over
-  __device__ Packed max(const Packed& other) const;  // logit by logit, likewise
+// The larger logits of two words; NaN is passed over.
+template <class T>
+__device__ inline uint32_t max_word(uint32_t a, uint32_t b) {
+  if constexpr (sizeof(T) == 4) {
+    return __float_as_uint(fmaxf(__uint_as_float(a), __uint_as_float(b)));
+  } else {
+    return max_pair<T>(a, b);
+  }
+}
+
+// Words of a row as they lie in memory.
+template <class T, int kWords = 4>
+struct Packed {
+  static constexpr int kPerWord = sizeof(uint32_t) / sizeof(T), kLogits = kWords * kPerWord;
+  uint32_t word[kWords];
+
+  __device__ static Packed none();  // of -inf
+  __device__ float top() const;     // the largest; NaN is passed over
   template <class Body>
   __device__ void each(Body body) const;  // body(i, logit) in index order
   __device__ float at(int i) const;       // logit i
@@ -28,57 +42,31 @@ struct Packed {
   __device__ static Packed load(const T* z, int n, bool aligned);  // the first n of them; -inf beyond
 };
 
-template <>
-__device__ inline uint32_t Packed<float>::lowest() {
-  return 0xff800000u;
-}
-template <>
-__device__ inline uint32_t Packed<BFloat16>::lowest() {
-  return 0xff80ff80u;
-}
-template <>
-__device__ inline uint32_t Packed<Float16>::lowest() {
-  return 0xfc00fc00u;
-}
-
-template <class T>
-__device__ inline float Packed<T>::top() const {
-  if constexpr (sizeof(T) == 4) {
-    return fmaxf(fmaxf(__uint_as_float(word[0]), __uint_as_float(word[1])),
-                 fmaxf(__uint_as_float(word[2]), __uint_as_float(word[3])));
-  } else {
-    const float2 pair = widen_pair<T>(max_pair<T>(max_pair<T>(word[0], word[1]), max_pair<T>(word[2], word[3])));
+template <class T, int kWords>
+__device__ inline float Packed<T, kWords>::top() const {
+  uint32_t high = word[0];
+#pragma unroll
+  for (int w = 1; w < kWords; ++w) high = max_word<T>(high, word[w]);
+  if constexpr (sizeof(T) == 4) return __uint_as_float(high);
+  if constexpr (sizeof(T) == 2) {
+    const float2 pair = widen_pair<T>(high);
     return fmaxf(pair.x, pair.y);
   }
 }
 
-template <class T>
-__device__ inline Packed<T> Packed<T>::max(const Packed& other) const {
+template <class T, int kWords>
+__device__ inline Packed<T, kWords> Packed<T, kWords>::none() {
   Packed out;
 #pragma unroll
-  for (int w = 0; w < 4; ++w) {
-    if constexpr (sizeof(T) == 4) {
-      out.word[w] = __float_as_uint(fmaxf(__uint_as_float(word[w]), __uint_as_float(other.word[w])));
-    } else {
-      out.word[w] = max_pair<T>(word[w], other.word[w]);
-    }
-  }
+  for (uint32_t& w : out.word) w = lowest_word<T>();
   return out;
 }
 
-template <class T>
-__device__ inline Packed<T> Packed<T>::none() {
-  Packed out;
-#pragma unroll
-  for (uint32_t& w : out.word) w = lowest();
-  return out;
-}
-
-template <class T>
+template <class T, int kWords>
 template <class Body>
-__device__ inline void Packed<T>::each(Body body) const {
+__device__ inline void Packed<T, kWords>::each(Body body) const {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < kWords; ++i) {
     if constexpr (sizeof(T) == 4) {
       body(i, __uint_as_float(word[i]));
     } else {
@@ -89,12 +77,11 @@ __device__ inline void Packed<T>::each(Body body) const {
   }
 }
 
-template <class T>
-__device__ inline float Packed<T>::at(int i) const {
-  constexpr int kPerWord = kLogits / 4;
+template <class T, int kWords>
+__device__ inline float Packed<T, kWords>::at(int i) const {
   uint32_t bits = word[0];
 #pragma unroll
-  for (int w = 1; w < 4; ++w) bits = i >= w * kPerWord ? word[w] : bits;  // no index: the words are registers
+  for (int w = 1; w < kWords; ++w) bits = i >= w * kPerWord ? word[w] : bits;  // no index: the words are registers
   if constexpr (kPerWord == 1) {
     return __uint_as_float(bits);
   } else {
@@ -103,58 +90,56 @@ __device__ inline float Packed<T>::at(int i) const {
   }
 }
 
-template <class T>
-__device__ inline void Packed<T>::put(int i, T logit) {
-  constexpr int kPerWord = kLogits / 4;
+template <class T, int kWords>
+__device__ inline void Packed<T, kWords>::put(int i, T logit) {
   uint32_t bits = 0;
   memcpy(&bits, &logit, sizeof logit);
   const int side = i % kPerWord * 16;
   word[i / kPerWord] = kPerWord == 1 ? bits : (word[i / kPerWord] & ~(0xffffu << side)) | bits << side;
 }
 
-template <class T>
-__device__ inline void Packed<T>::exclude(int i) {
-  constexpr int kPerWord = kLogits / 4;
+template <class T, int kWords>
+__device__ inline void Packed<T, kWords>::exclude(int i) {
 #pragma unroll
-  for (int w = 0; w < 4; ++w) {  // masks instead of indices: the words are registers
+  for (int w = 0; w < kWords; ++w) {  // masks instead of indices: the words are registers
     uint32_t mask = 0;
 #pragma unroll
     for (int side = 0; side < kPerWord; ++side) {
       const uint32_t one = kPerWord == 1 ? 0xffffffffu : 0xffffu << (16 * side);
       mask |= w * kPerWord + side == i ? one : 0;
     }
-    word[w] = (word[w] & ~mask) | (lowest() & mask);
+    word[w] = (word[w] & ~mask) | (lowest_word<T>() & mask);
   }
 }
 
-template <class T>
-__device__ inline void Packed<T>::keep_first(int n) {
-  constexpr int kPerWord = kLogits / 4;
+template <class T, int kWords>
+__device__ inline void Packed<T, kWords>::keep_first(int n) {
 #pragma unroll
-  for (int w = 0; w < 4; ++w) {
+  for (int w = 0; w < kWords; ++w) {
     const int kept = n - w * kPerWord;  // of the word
     const uint32_t mask = kept >= kPerWord ? 0xffffffffu : kept > 0 ? 0xffffu : 0;
-    word[w] = (word[w] & mask) | (lowest() & ~mask);
+    word[w] = (word[w] & mask) | (lowest_word<T>() & ~mask);
   }
 }
 
-template <class T>
+template <class T, int kWords>
 template <class Keep>
-__device__ inline void Packed<T>::filter(Keep keep) {
+__device__ inline void Packed<T, kWords>::filter(Keep keep) {
 #pragma unroll
-  for (int w = 0; w < 4; ++w) {
+  for (int w = 0; w < kWords; ++w) {
     if constexpr (sizeof(T) == 4) {
-      if (!keep(w, __uint_as_float(word[w]))) word[w] = lowest();
+      if (!keep(w, __uint_as_float(word[w]))) word[w] = lowest_word<T>();
     } else {
       const float2 pair = widen_pair<T>(word[w]);
       const uint32_t mask = (keep(2 * w, pair.x) ? 0xffffu : 0) | (keep(2 * w + 1, pair.y) ? 0xffff0000u : 0);
-      word[w] = (word[w] & mask) | (lowest() & ~mask);
+      word[w] = (word[w] & mask) | (lowest_word<T>() & ~mask);
     }
   }
 }
 
-template <class T>
-__device__ inline Packed<T> Packed<T>::load(const T* z, int n, bool aligned) {
+template <class T, int kWords>
+__device__ inline Packed<T, kWords> Packed<T, kWords>::load(const T* z, int n, bool aligned) {
+  static_assert(kWords == 4, "a vector");
   Packed out;
   if (aligned && n >= kLogits) {
     const uint4 v = load_once(z);
@@ -162,8 +147,8 @@ __device__ inline Packed<T> Packed<T>::load(const T* z, int n, bool aligned) {
     return out;
   }
 #pragma unroll
-  for (int w = 0; w < 4; ++w) {
-    uint32_t bits = lowest();
+  for (int w = 0; w < kWords; ++w) {
+    uint32_t bits = lowest_word<T>();
     if constexpr (sizeof(T) == 4) {
       if (w < n) memcpy(&bits, z + w, sizeof bits);
     } else if (2 * w + 2 <= n && reinterpret_cast<uintptr_t>(z) % sizeof bits == 0) {
@@ -185,9 +170,9 @@ __device__ void shift_down(Vector (&vector)[kVectors]) {
 }
 
 // The same logits after guidance, which computes in float.
-template <class T>
+template <class T, int kWords = 4>
 struct Mixed {
-  static constexpr int kLogits = 16 / sizeof(T);
+  static constexpr int kLogits = Packed<T, kWords>::kLogits;
   float logit[kLogits];
 
   __device__ static Mixed none() {
@@ -200,12 +185,6 @@ struct Mixed {
     float top = logit[0];
     for (int i = 1; i < kLogits; ++i) top = fmaxf(top, logit[i]);
     return top;
-  }
-  __device__ Mixed max(const Mixed& other) const {
-    Mixed out;
-#pragma unroll
-    for (int i = 0; i < kLogits; ++i) out.logit[i] = fmaxf(logit[i], other.logit[i]);
-    return out;
   }
   template <class Body>
   __device__ void each(Body body) const {

@@ -17,19 +17,22 @@ class RowSource {
  public:
   using Logit = T;
   static constexpr bool kGuided = kMix == Mix::kGuided;
-  using Vector = std::conditional_t<kGuided, Mixed<T>, Packed<T>>;
+  template <int kWords>
+  using Words = std::conditional_t<kGuided, Mixed<T, kWords>, Packed<T, kWords>>;
+  using Vector = Words<4>;
   static constexpr int kLogits = 16 / sizeof(T);
   // What a thread holds at once, at most 16 registers: vectors of the block's next turn, and the next.
   static constexpr int kTileVectors = kGuided ? 2 : 4;
   static constexpr int kTurn = kThreads * kLogits, kWarpTurn = kWarp * kLogits;
-  static constexpr int kLaneTile = kLogits * kTileVectors, kWarpTile = kWarp * kLaneTile;
+  static constexpr int kLaneTile = kLogits * kTileVectors;
   // Low bits of ordered() in which no two logits differ alone: those that widening appends.
   static constexpr int kKeyBits = kMix != Mix::kPlain ? 0 : std::is_same_v<T, BFloat16> ? 16 : sizeof(T) == 2 ? 13 : 0;
 
-  // A vector as it comes from memory.
+  // Logits as they come from memory.
   static constexpr int kRows = kGuided ? 2 : 1;
+  template <int kWords>
   struct Raw {
-    Packed<T> of[kRows];
+    Packed<T, kWords> of[kRows];
   };
 
   // Where the logits of a row begin.
@@ -58,14 +61,15 @@ class RowSource {
   // the cap keeps their order.
   __device__ float effective(float z) const { return kMix == Mix::kCapped ? cap_(z) : z; }
 
-  __device__ Vector mixed(const Raw& raw) const {
+  template <int kWords>
+  __device__ Words<kWords> mixed(const Raw<kWords>& raw) const {
     if constexpr (!kGuided) return raw.of[0];
     if constexpr (kGuided) {
-      Vector out;
+      Words<kWords> out;
       raw.of[0].each([&](int i, float z) { out.logit[i] = z; });
       if (cap_.given()) {
 #pragma unroll
-        for (int i = 0; i < kLogits; ++i) out.logit[i] = cap_(out.logit[i]);
+        for (float& z : out.logit) z = cap_(z);
         raw.of[1].each([&](int i, float z) { out.logit[i] = combine(out.logit[i], cap_(z), weight_); });
       } else {
         raw.of[1].each([&](int i, float z) { out.logit[i] = combine(out.logit[i], z, weight_); });
@@ -76,7 +80,7 @@ class RowSource {
 
   // The vector at logit `at` (a multiple of kLogits) of a chunk that has `left` logits from there on.
   __device__ Vector load(int64_t at, int left) const {
-    Raw raw;
+    Raw<4> raw;
     raw.of[0] = Packed<T>::load(cond_ + at, left, aligned_);
     if (kGuided) raw.of[kRows - 1] = Packed<T>::load(uncond_ + at, left, aligned_);
     return mixed(raw);
@@ -113,11 +117,15 @@ class RowSource {
     for (int s = 0; s < num_suppressed_; ++s) leave_out(suppressed(s), at, vector);
   }
 
-  // Whether any of the `size` tokens from `begin` on is suppressed. All lanes of the warp call.
-  __device__ bool suppresses(int64_t begin, int size) const {
-    bool any = false;
-    if (num_suppressed_ > 0) each_suppressed(begin, begin + size, [&](int64_t) { any = true; });
-    return any;
+  // The chunks of this size that have suppressed tokens, a bit each. All lanes of the warp call.
+  __device__ unsigned chunks_suppressed(int size) const {
+    unsigned chunks = 0;
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x) % kWarp; i < num_suppressed_; i += kWarp) {
+      const int64_t id = suppressed(i);
+      if (id >= 0 && id < vocab_) chunks |= 1u << static_cast<int>(id) / size;
+    }
+    return num_suppressed_ > 0 ? __reduce_or_sync(kAllLanes, chunks) : 0;
   }
 
   // Where the row of one logits array begins, or of the other.

@@ -78,11 +78,11 @@ struct Swept {
   Partial part;
   float quarter;
 
-  __device__ void store(Partial* parts, Maxima* maxima, int chunk) const {
+  __device__ void store(Partial* to, Maxima* maxima) const {
     constexpr int kLanes = kWarp / kQuarters;
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    if (lane == 0) parts[chunk] = part;
-    if (lane % kLanes == 0) maxima[chunk].of[lane / kLanes] = quarter;
+    if (lane == 0) *to = part;
+    if (lane % kLanes == 0) maxima->of[lane / kLanes] = quarter;
   }
 };
 
@@ -113,35 +113,32 @@ __device__ DLM_NOINLINE Swept sweep_with_care(Source source, float scale, float 
 template <int kFlags, class Source>
 class Sweeper {
  public:
-  using Vector = typename Source::Vector;
-
   __device__ Sweeper(const Source& source, const RowLaw& law)
       : source_(source),
         scale_(static_cast<float>(law.beta * kLog2e)),
         draw_scale_(static_cast<float>((law.draw_beta > 0 ? law.draw_beta : law.beta) * kLog2e)) {}
 
-  // The lane's share of a tile, of which its first `live` vectors have any logits.
-  __device__ void add(const Vector (&tile)[Source::kTileVectors], int live) {
-    Vector high = tile[0];
-#pragma unroll
-    for (int i = 1; i < Source::kTileVectors; ++i) high = high.max(tile[i]);
-    const float top = source_.effective(high.top());
+  // Some logits of the lane's.
+  template <class Words>
+  __device__ void add(const Words& words) {
+    const float top = source_.effective(words.top());
     max_ = fmaxf(max_, top);
     law_.raise(top, scale_);
     if ((kFlags & kTwoLaws) != 0) draw_.raise(top, draw_scale_);
-    if (live == Source::kTileVectors) {
-#pragma unroll
-      for (int i = 0; i < Source::kTileVectors; ++i) add(tile[i]);
-    } else {
-#pragma unroll
-      for (int i = 0; i < Source::kTileVectors; ++i) {
-        if (i < live) add(tile[i]);
-      }
-    }
+    float mass[2], tilt[2], draw_mass[2];  // two sums each: one would wait for itself
+    words.each([&](int i, float as_read) {
+      const float z = source_.effective(as_read), y = fmaf(z, scale_, -law_.ref), e = exp2_approx(y);
+      sum(i, e, mass);
+      if ((kFlags & kTilt) != 0) sum(i, e * fmaxf(y, -126.0f), tilt);  // e is 0 below, and 0 * -inf no number
+      if ((kFlags & kTwoLaws) != 0) sum(i, exp2_approx(fmaf(z, draw_scale_, -draw_.ref)), draw_mass);
+    });
+    law_.mass += mass[0] + mass[1];
+    if ((kFlags & kTilt) != 0) law_.tilt += tilt[0] + tilt[1];
+    if ((kFlags & kTwoLaws) != 0) draw_.mass += draw_mass[0] + draw_mass[1];
   }
 
   // The chunk that ends here; false if it is to be swept with care.
-  __device__ bool close(int begin, int size, Swept* swept) {
+  __device__ bool close(Swept* swept) {
     Partial& p = swept->part;
     swept->quarter = quarter_max(max_);
     p.max = max_of_quarters(swept->quarter);
@@ -157,7 +154,7 @@ class Sweeper {
     max_ = -kInfinity;
     law_ = {};
     draw_ = {};
-    return (p.max == -kInfinity || (is_sane(p.mass) && is_sane(p.draw_mass))) && !source_.suppresses(begin, size);
+    return p.max == -kInfinity || (is_sane(p.mass) && ((kFlags & kTwoLaws) == 0 || is_sane(p.draw_mass)));
   }
 
   __device__ Swept with_care(int begin, int size) const {
@@ -165,21 +162,10 @@ class Sweeper {
   }
 
  private:
+  __device__ static void sum(int i, float term, float (&sums)[2]) { sums[i % 2] = i < 2 ? term : sums[i % 2] + term; }
+
   // The maximum itself weighs 1.
   __device__ static bool is_sane(float mass) { return mass >= 0.5f && mass < kInfinity; }
-
-  __device__ void add(const Vector& vector) {
-    float mass = 0, tilt = 0, draw_mass = 0;
-    vector.each([&](int, float as_read) {
-      const float z = source_.effective(as_read), y = fmaf(z, scale_, -law_.ref), e = exp2_approx(y);
-      mass += e;
-      if ((kFlags & kTilt) != 0) tilt = fmaf(e, fmaxf(y, -126.0f), tilt);  // e is 0 below, and 0 * -inf no number
-      if ((kFlags & kTwoLaws) != 0) draw_mass += exp2_approx(fmaf(z, draw_scale_, -draw_.ref));
-    });
-    law_.mass += mass;
-    law_.tilt += tilt;
-    draw_.mass += draw_mass;
-  }
 
   const Source& source_;
   const float scale_, draw_scale_;
@@ -193,29 +179,43 @@ class Sweeper {
 template <int kFlags, class Source>
 __device__ void sweep_chunks(const Source& source, const RowLaw& law, int64_t vocab, int first, int stop,
                              Partial* parts, Maxima* maxima, void* space) {
+  using Tiles = Feed<Source>;
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   const int size = static_cast<int>(chunk_size(vocab)), end = static_cast<int>(vocab);
-  Sweeper<kFlags, Source> sweeper(source, law);
-  Feed<Source> feed(source, vocab, first + warp, stop, space);
   static_assert(kMaxChunks <= 32, "one bit per chunk");
+  const unsigned suppressed = source.chunks_suppressed(size);
   unsigned doubtful = 0;
+  Sweeper<kFlags, Source> sweeper(source, law);
+  Tiles tiles(source, vocab, first + warp, stop, space);
 #pragma unroll 1
   for (int chunk = first + warp; chunk < stop; chunk += kWarps) {
-    const int begin = chunk * size, here = min_of(size, end - begin);
+    int left = min_of(size, end - chunk * size);
 #pragma unroll 1
-    for (int left = here - lane * Source::kLogits; left > -lane * Source::kLogits; left -= Source::kWarpTile) {
-      typename Source::Vector vector[Source::kTileVectors];
-      const int live = feed.next(left, vector);
-      sweeper.add(vector, live);
+    for (; left >= Tiles::kTile; left -= Tiles::kTile) {
+      tiles.next();
+      sweeper.add(tiles.template read<Tiles::kWords>());
+    }
+    if (left > 0) {
+      constexpr int kHalf = Tiles::kWords / 2, kSome = 2;
+      int turn = 0;
+      tiles.next();
+      if (left >= kHalf * Tiles::kTurn) {
+        sweeper.add(tiles.template read<kHalf>());
+        turn = kHalf;
+      }
+#pragma unroll 1
+      for (; turn * Tiles::kTurn < left; turn += kSome) {
+        sweeper.add(tiles.template read<kSome>(turn, left - turn * Tiles::kTurn - lane * Tiles::kPerWord));
+      }
     }
     Swept swept;
-    if (!sweeper.close(begin, here, &swept)) doubtful |= 1u << chunk;
-    swept.store(parts, maxima, chunk);
+    if (!sweeper.close(&swept) || (suppressed >> chunk & 1) != 0) doubtful |= 1u << chunk;
+    swept.store(parts + chunk, maxima + chunk);
   }
 #pragma unroll 1
   for (; doubtful != 0; doubtful &= doubtful - 1) {  // not in between: here the sweep's registers are free
     const int chunk = __ffs(static_cast<int>(doubtful)) - 1, begin = chunk * size;
-    sweeper.with_care(begin, min_of(size, end - begin)).store(parts, maxima, chunk);
+    sweeper.with_care(begin, min_of(size, end - begin)).store(parts + chunk, maxima + chunk);
   }
 }
 
