@@ -83,12 +83,12 @@ def test_instructions_per_logit(dtype, most):
 
 
 def test_the_cheapest_way_round():
-    """A loop of four blocks with a costly branch: the way that makes the loads and no store is found."""
-    copies, reads = ["LDGSTS.E.BYPASS.128 [R0]"] * 4, ["LDS.128 R0, [R1]"] * 4
+    """A loop of four blocks with a costly branch: the way that makes the copies and no store is found."""
+    copies, reads = ["LDGSTS.E.BYPASS.128 [R0]", "LDGDEPBAR"], ["LDS R0, [R1]"] * 4
     blocks = [["MUFU.EX2 R1, R1"] * 2, copies + reads, ["IADD"] * 9, ["STG.E.128 R0"]]
     edges = [{1, 3}, {0, 2}, {0}, {1}]
-    assert sass.around(blocks, edges, 2, stores=0) == 10
-    assert sass.around(blocks, edges, 2, stores=1) == 11
-    for exps in (9, -9):  # more than there are; so few that these are of something else
+    assert sass.around(blocks, edges, sass.Seen(1, 1, 4, 2, 0), 0) == 8
+    assert sass.around(blocks, edges, sass.Seen(1, 1, 4, 2, 1), 0) == 9
+    for exps in (9, 1):  # more than there are; fewer
         with pytest.raises(LookupError):
-            sass.around(blocks, edges, exps, stores=0)
+            sass.around(blocks, edges, sass.Seen(1, 1, 4, exps, 0), 0)

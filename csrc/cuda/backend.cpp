@@ -19,9 +19,8 @@ constexpr int64_t kFusedSequences = kMaxCounters / 4;
 // Most a block may ask for on every architecture from sm_80 on, in rows: 96 KiB.
 constexpr int64_t kSharedRows = 4096;
 
-// Blocks that run at once on a multiprocessor (rows.h asks the compiler for them), and how many times over the device
-// is filled where it cannot run all rows at once: while some finish theirs, others keep the memory busy.
-constexpr int64_t kBlocksPerMultiprocessor = 4;
+// How many times over the device is filled where it cannot run all rows at once: while some finish theirs, others keep
+// the memory busy.
 constexpr int64_t kWaves = 2;
 // Of more rows the last turn does not matter, and each row that is shared takes a counter.
 constexpr int64_t kCountedRows = kMaxCounters / 8;
@@ -66,8 +65,7 @@ SortSpace sort_space(const Geometry& g, const Scratch& scratch) {
 
 // Few rows are shared by as many blocks as run at once, or as have a chunk for each of their warps; of many, blocks
 // take turns, and the rows of a last turn that would leave places empty are shared by more.
-Split split_of(int64_t rows, int64_t vocab) {
-  const int64_t at_once = kBlocksPerMultiprocessor * multiprocessors();
+Split split_of(int64_t rows, int64_t vocab, int64_t at_once) {
   const int64_t most = (num_chunks(vocab) + kWarps - 1) / kWarps;
   const int64_t each = at_once / max_of<int64_t>(1, rows);
   const int64_t wanted = each >= 2 ? next_power_of_two(each / 2 + 1) : next_power_of_two(kWaves * at_once / rows);
@@ -83,7 +81,7 @@ RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const S
   job.op = op;
   job.args.step.sweep = sweep;
   job.resolved = r;
-  job.split = split_of(r.geometry.num_rows, r.vocab);
+  job.split = split_of(r.geometry.num_rows, r.vocab, blocks_at_once(!given(sweep.uncond) && !(sweep.softcap > 0)));
   job.parts = scratch.parts;
   job.maxima = scratch.maxima;
   job.records = scratch.records;

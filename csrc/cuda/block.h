@@ -9,6 +9,14 @@ namespace dlm::cuda {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+// Room in shared memory, where nothing is constructed, for what is assigned before anybody reads it.
+template <class T>
+struct Room {
+  alignas(T) unsigned char bytes[sizeof(T)];
+
+  __device__ T& value() { return reinterpret_cast<T&>(bytes); }
+};
+
 template <class T>
 __device__ T shuffle_xor(const T& v, int lanes) {
   static_assert(sizeof(T) % sizeof(uint32_t) == 0, "whole words only");

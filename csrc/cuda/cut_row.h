@@ -25,8 +25,7 @@ __device__ inline int key_of(float z) { return ordered(z + 0.0f); }
 
 // Where the crossing token is: its logit's key and its index are in these ranges.
 struct Stretch {
-  int low, high;
-  int64_t first, last;
+  int low, high, first, last;
 };
 
 // How the tokens of a stretch are told apart: bins of logits, of keys (which get to the bottom of any floats), of
@@ -56,8 +55,8 @@ struct Binning {
       s.high = static_cast<int>(s.high - begin);
       s.low = static_cast<int>(max_of<int64_t>(s.low, s.high - width + 1));
     } else {
-      s.first += begin;
-      s.last = min_of(s.last, s.first + width - 1);
+      s.first = static_cast<int>(s.first + begin);
+      s.last = static_cast<int>(min_of<int64_t>(s.last, s.first + width - 1));
     }
     return s;
   }
@@ -81,8 +80,8 @@ __device__ inline Binning integer_bins(Digit digit, int64_t first, int64_t last)
 // body(logit, offset) where wanted(logit, offset), for the chunk at `begin`, which kLanes threads share. Few are
 // wanted, or many do much: a loop over them instead of a copy of the body for each.
 template <int kLanes, class Source, class Wanted, class Body>
-__device__ void each_wanted(const Source& source, int64_t vocab, int64_t begin, Wanted wanted, Body body) {
-  const int size = static_cast<int>(min_of(chunk_size(vocab), vocab - begin));
+__device__ void each_wanted(const Source& source, int vocab, int begin, Wanted wanted, Body body) {
+  const int size = min_of(static_cast<int>(chunk_size(vocab)), vocab - begin);
 #pragma unroll 1
   for (int tile = 0; tile < size; tile += kLanes * Source::kLaneTile) {
     typename Source::Vector vector[Source::kTileVectors];
@@ -100,8 +99,6 @@ __device__ void each_wanted(const Source& source, int64_t vocab, int64_t begin, 
     }
   }
 }
-
-__device__ inline Partial* parts_of(const RowJob& job) { return job.parts + job.row * num_chunks(job.resolved.vocab); }
 
 // The maximum of chunk `lane`.
 __device__ inline float lane_max(const Partial* parts, int chunks) {
@@ -140,17 +137,18 @@ __device__ inline void cut_among_few(const SweepParams& sweep, CutSpace* space) 
   __syncthreads();
 }
 
-// Cuts a row of `logits` behind the first token through which the sum of weights exceeds the target. A call, as all
-// that read a row: each has the registers to itself.
+// Cuts the row, or its other logits, behind the first token through which the sum of weights exceeds the target. A
+// call, as all that read a row: each has the registers to itself.
 template <class Source>
-__device__ DLM_NOINLINE void cut_where_crossed(const RowJob& job, const void* logits) {
+__device__ DLM_NOINLINE void cut_where_crossed() {
+  const RowJob& job = row_job();
   constexpr int kMine = kBins / kThreads;
-  const int64_t vocab = job.resolved.vocab;
+  const int vocab = static_cast<int>(job.resolved.vocab);
   const int t = static_cast<int>(threadIdx.x), chunks = static_cast<int>(num_chunks(vocab));
-  const Source source(job, logits);
-  const Partial* const parts = parts_of(job);
   DLM_DYNAMIC_SHARED(CutSpace, space);
-  const Weights weights = space->weights;
+  const Source source(job, space->other);
+  const Partial* const parts = parts_of(job);
+  const Weights& weights = space->weights;
   const Maxima* const maxima = job.maxima + job.row * chunks;
   const float max = t < chunks * kQuarters ? maxima[t / kQuarters].of[t % kQuarters] : -kInfinity;
   const float lowest = -block_max(max == -kInfinity ? max : -max);
@@ -172,11 +170,11 @@ __device__ DLM_NOINLINE void cut_where_crossed(const RowJob& job, const void* lo
       space->few.count = 0;
     }
     __syncthreads();
-    const int64_t size = chunk_size(vocab), begin = t % kWarp * size;
+    const int size = static_cast<int>(chunk_size(vocab)), begin = t % kWarp * size;
     const bool holds = key_of(lane_max(parts, chunks)) >= s.low && begin <= s.last && begin + size > s.first;
 #pragma unroll 1
     for (unsigned left = __ballot_sync(kAllLanes, holds); left != 0; left &= left - 1) {
-      const int64_t chunk = (__ffs(static_cast<int>(left)) - 1) * size;
+      const int chunk = (__ffs(static_cast<int>(left)) - 1) * size;
       const int first = offset_in(chunk, size, s.first), last = offset_in(chunk, size, s.last);
       const auto inside = [&](float z, int offset) {
         const int key = key_of(z);
@@ -235,13 +233,14 @@ __device__ DLM_NOINLINE void cut_where_crossed(const RowJob& job, const void* lo
 // Sums up the partials again, about the same maxima, of the tokens kept: all that they hold, or, where the confidence
 // is of all tokens, only what is drawn from.
 template <class Source>
-__device__ DLM_NOINLINE void sum_kept(const RowJob& job, const void* logits) {
-  const int64_t vocab = job.resolved.vocab;
+__device__ DLM_NOINLINE void sum_kept() {
+  const RowJob& job = row_job();
+  const int vocab = static_cast<int>(job.resolved.vocab);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const int chunks = static_cast<int>(num_chunks(vocab));
-  const Source source(job, logits);
-  Partial* const parts = parts_of(job);
   DLM_DYNAMIC_SHARED(CutSpace, space);
+  const Source source(job, space->other);
+  Partial* const parts = parts_of(job);
   const Cutoff cutoff = space->cutoff();
   const float scale = space->weights.scale, max = lane_max(parts, chunks);
   __syncthreads();  // all have read what is written below
@@ -252,8 +251,8 @@ __device__ DLM_NOINLINE void sum_kept(const RowJob& job, const void* logits) {
     const int chunk = __ffs(static_cast<int>(left)) - 1;
     const float about = __shfl_sync(kAllLanes, max, chunk);
     float mass = 0, tilt = 0;
-    const int64_t begin = chunk * chunk_size(vocab);
-    const Cutoff here = {cutoff.z, offset_in(begin, chunk_size(vocab), cutoff.index)};
+    const int size = static_cast<int>(chunk_size(vocab)), begin = chunk * size;
+    const Cutoff here = {cutoff.z, offset_in(begin, size, cutoff.index)};
     const auto kept_here = [&](float z, int offset) { return keeps(here, z, offset); };
     each_wanted<kWarp>(source, vocab, begin, kept_here, [&](float z, int) {
       const float y = (z - about) * scale, e = exp2_approx(y);
@@ -278,7 +277,8 @@ __device__ DLM_NOINLINE void sum_kept(const RowJob& job, const void* logits) {
 }
 
 // First top_k, then, `by_mass`, what looks at probabilities. Says whether there is anything to search for.
-__device__ DLM_NOINLINE inline bool aim(const RowJob& job, bool by_mass) {
+__device__ DLM_NOINLINE inline bool aim(bool by_mass) {
+  const RowJob& job = row_job();
   const SweepParams& sweep = job.args.step.sweep;
   const int t = static_cast<int>(threadIdx.x);
   const int64_t b = job.at.b;
@@ -304,21 +304,24 @@ __device__ DLM_NOINLINE inline bool aim(const RowJob& job, bool by_mass) {
 }
 
 // Whether the partials are wanted of the tokens kept so far.
-__device__ inline bool wants_sums(const RowsJob& job, bool by_mass) {
+__device__ inline bool wants_sums(bool by_mass) {
+  const RowJob& job = row_job();
   DLM_DYNAMIC_SHARED(CutSpace, space);
   if (!by_mass && !(job.resolved.top_k_first && given(job.args.step.sweep.top_p))) return false;
   return space->stale;
 }
 
-// Finds the cutoff of a row of `logits`, and sums up its partials again of what is kept, wherever anything looks at
-// that: a draw, or a confidence under the same law. All threads of the block call. A call, so that rows without filters
-// spare its registers.
+// Finds the cutoff of the row, or of its other logits, and sums up its partials again of what is kept, wherever
+// anything looks at that: a draw, or a confidence under the same law. All threads of the block call. A call, so that
+// rows without filters spare its registers.
 template <class Source>
-__device__ DLM_NOINLINE void cut_row(const RowJob& job, const void* logits) {
-  if (aim(job, false)) cut_where_crossed<Source>(job, logits);
-  if (wants_sums(job, false)) sum_kept<Source>(job, logits);
-  if (aim(job, true)) cut_where_crossed<Source>(job, logits);
-  if (wants_sums(job, true)) sum_kept<Source>(job, logits);
+__device__ DLM_NOINLINE void cut_row(bool other = false) {
+  DLM_DYNAMIC_SHARED(CutSpace, space);
+  if (threadIdx.x == 0) space->other = other;
+  if (aim(false)) cut_where_crossed<Source>();
+  if (wants_sums(false)) sum_kept<Source>();
+  if (aim(true)) cut_where_crossed<Source>();
+  if (wants_sums(true)) sum_kept<Source>();
 }
 
 }  // namespace dlm::cuda

@@ -49,6 +49,7 @@ struct CutSpace {
   float z;  // the cutoff, as far as it is known
   int64_t index;
   bool stale;  // the partials are not of it
+  bool other;  // it is the row's other logits that are cut
 
   __device__ Cutoff cutoff() const { return {z, index}; }
   __device__ void cut(const Cutoff& by) {

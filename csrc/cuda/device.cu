@@ -12,7 +12,7 @@ namespace dlm::cuda {
 #if defined(DLM_SIMT)
 
 int current_device() { return 0; }
-int multiprocessors() { return 2; }  // so that a few rows are enough to see both split rows and whole ones
+int64_t blocks_at_once(bool) { return 8; }  // so that a few rows are enough to see both split rows and whole ones
 uint64_t capture_id(void*) { return 0; }
 int32_t driver_version() { return 0; }
 bool driver_suffices(int32_t) { return true; }
@@ -25,10 +25,12 @@ int current_device() {
   return device;
 }
 
-int multiprocessors() {
-  int count = 1;
-  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, current_device());
-  return count;
+int64_t blocks_at_once(bool plain) {
+  int count = 1, major = 0;
+  const int device = current_device();
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  return int64_t{count} * (plain && major == 9 ? 5 : 4);
 }
 
 uint64_t capture_id(void* stream) {

@@ -14,10 +14,6 @@ __device__ inline RowLaw law_of(const RowsJob& job, Place at) {
   return law;
 }
 
-// Of what is drawn; and of what is scored.
-__device__ inline bool cuts(const RowsJob& job) { return has_filters(job.args.step.sweep); }
-__device__ inline bool cuts_scores(const RowsJob& job) { return cuts(job) && job.resolved.confidence_from == kSampled; }
-
 // The token that somebody asks about, and its logit in a law that has the tokens up to `cutoff`.
 template <class Source>
 __device__ Current holding(const Source& source, int64_t token, int64_t vocab, const Cutoff& cutoff) {
@@ -79,7 +75,8 @@ __device__ inline void store_drawn_row(const RowsJob& job, int64_t row, const Dr
 // Scores and stores what was drawn. One thread calls, and its arithmetic is in double: a call of its own spares the
 // others its registers.
 template <class Source>
-__device__ DLM_NOINLINE void score_row(const RowJob& job, RowStats stats, int64_t token) {
+__device__ DLM_NOINLINE void score_row(RowStats stats, int64_t token) {
+  const RowJob& job = row_job();
   const Resolved& r = job.resolved;
   const StepArgs& step = job.args.step;
   const Place& at = job.at;
@@ -102,7 +99,8 @@ __device__ DLM_NOINLINE void score_row(const RowJob& job, RowStats stats, int64_
 
 // For the model that is fed with it. A call for the same reason.
 template <class Source>
-__device__ DLM_NOINLINE void store_law(const RowJob& job, RowStats stats) {
+__device__ DLM_NOINLINE void store_law(RowStats stats) {
+  const RowJob& job = row_job();
   const Array& probs = job.args.state.probs;
   const Source source(job);
   BFloat16* const out = static_cast<BFloat16*>(probs.data) + row_offset(job.resolved.geometry, probs, job.row);
@@ -121,14 +119,14 @@ __device__ void store_stats(const RowsJob& job, const Source& source, const RowL
 
 // The block that completes the row calls. A call of its own: inlined, its registers would crowd the sweep's.
 template <class Source>
-__device__ DLM_NOINLINE void finish_draw(const RowJob& job) {
+__device__ DLM_NOINLINE void finish_draw() {
+  const RowJob& job = row_job();
   const Resolved& r = job.resolved;
   const int64_t row = job.row;
   const Place& at = job.at;
   const RowLaw& law = job.law;
   const Source source(job);
-  const Finisher<Source> finisher(source, r.vocab, law, job.parts + row * num_chunks(r.vocab), cuts(job),
-                                  cuts_scores(job));
+  const Finisher<Source> finisher(source, cuts_scores(job));
   const bool bad = finisher.bad(), draws = job.op != RowsOp::kRowStats;
   int64_t token = -1;
   if (!bad && law.draw_beta > 0) token = finisher.draw(row_uniform(job.args.step.draw, r.geometry, row, at));
@@ -137,8 +135,8 @@ __device__ DLM_NOINLINE void finish_draw(const RowJob& job) {
   if (!draws) store_stats(job, source, law, stats, row, !bad);
   if (draws && bad && threadIdx.x == 0) store_unread(job, row, at, kBad);
   if (!draws || bad) return;
-  if (threadIdx.x == 0) score_row<Source>(job, stats, token);
-  if (given(job.args.state.probs)) store_law<Source>(job, stats);
+  if (threadIdx.x == 0) score_row<Source>(stats, token);
+  if (given(job.args.state.probs)) store_law<Source>(stats);
 }
 
 }  // namespace dlm::cuda

@@ -26,19 +26,18 @@ constexpr double kFaint = 0x1p-90;
 template <class Source>
 class Finisher {
  public:
-  // `parts`: of the row's chunks. One thread looks after one of them from here on. `cut`: nothing behind the row's
-  // cutoff is drawn; `cut_stats`: or counts in its statistics.
-  __device__ Finisher(const Source& source, int64_t vocab, const RowLaw& law, const Partial* parts, bool cut,
-                      bool cut_stats)
+  // Of the row at hand, whose partials are there; a thread looks after one of them from here on. `cut_stats`: what is
+  // behind the row's cutoff does not count in its statistics either.
+  __device__ Finisher(const Source& source, bool cut_stats)
       : source_(source),
-        law_(law),
-        vocab_(vocab),
-        size_(static_cast<int>(chunk_size(vocab))),
-        cut_(cut),
+        law_(row_job().law),
+        vocab_(row_job().resolved.vocab),
+        size_(static_cast<int>(chunk_size(vocab_))),
+        cut_(cuts(row_job())),
         cut_stats_(cut_stats) {
     const int t = static_cast<int>(threadIdx.x);
     mine_ = {-kInfinity, 0, 0, 0};
-    if (t < static_cast<int>(num_chunks(vocab))) mine_ = parts[t];
+    if (t < static_cast<int>(num_chunks(vocab_))) mine_ = parts_of(row_job())[t];
     bad_ = __syncthreads_or(is_bad_chunk(as_chunk(mine_))) != 0;
     max_ = block_max(mine_.max);
     bad_ = bad_ || max_ == -kInfinity;
@@ -83,8 +82,9 @@ class Finisher {
 
   // From here on the row does not have this token of the vocabulary, whose logit is z. What is at most half of its
   // chunk's mass is subtracted; else the chunk is summed up again, about its own maximum, so that nothing is lost to a
-  // token that was nearly certain. `parts`: as above.
-  __device__ void leave_out(int64_t token, float z, const Partial* parts) {
+  // token that was nearly certain.
+  __device__ void leave_out(int64_t token, float z) {
+    const Partial* const parts = parts_of(row_job());
     skipped_ = token;
     const int chunk = static_cast<int>(quotient(token, size_)), t = static_cast<int>(threadIdx.x);
     const float scale = static_cast<float>(law_.draw_beta * kLog2e), top = parts[chunk].max;

@@ -79,15 +79,6 @@ struct RowsJob {
   RowRecords records;
 };
 
-// The job of one row, for the block that finishes it, in shared memory: what took loads and divisions to find out is
-// found out once, before the row is read.
-struct RowJob : RowsJob {
-  alignas(16) Place at;
-  const void *logits, *uncond;  // of the row
-  RowLaw law;
-  int64_t row;
-};
-
 // Where the rows of a sequence are sorted. Null: the launch's dynamic shared memory.
 struct SortSpace {
   Ranked* global = nullptr;  // packed: [2 * rows]; dense: [B, capacity]
@@ -107,7 +98,9 @@ void launch_divergence(const DivergenceArgs& args, const Resolved& resolved, voi
 void launch_noising(const NoisingArgs& args, const Resolved& resolved, void* stream);
 
 int current_device();
-int multiprocessors();              // of the current device
+// Blocks that read rows and run at once on the current device, of logits as they are or capped or guided: rows.h asks
+// the compiler for no more registers, and what other generations have of shared memory is enough for four.
+int64_t blocks_at_once(bool plain);
 uint64_t capture_id(void* stream);  // of the CUDA graph that the stream is being captured into; 0: none
 int32_t driver_version();           // 1000 major + 10 minor of the CUDA that the driver is for; 0: no driver
 bool driver_suffices(int32_t version);

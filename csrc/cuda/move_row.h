@@ -18,21 +18,24 @@ __device__ inline Transition transition_of(const RowsJob& job, const Place& at) 
   return c.is_row ? transition_from(c.row) : transition_at(c.array, at);
 }
 
-// What the position holds, in the law of these logits.
+// What the position holds, in the law of the row or of its other logits.
 template <class Source>
-__device__ DLM_NOINLINE Current held_here(const RowJob& job, const void* logits, Cutoff cutoff) {
-  return held(job, Source(job, logits), token_on_canvas(job.args.step.decide.x, job.at), cutoff);
+__device__ DLM_NOINLINE Current held_here(Cutoff cutoff, bool other = false) {
+  const RowJob& job = row_job();
+  return held(job, Source(job, other), token_on_canvas(job.args.step.decide.x, job.at), cutoff);
 }
 
 // One thread's work, as in score_row.
-__device__ DLM_NOINLINE inline Route route_of(const RowJob& job, RowStats stats, Current current) {
+__device__ DLM_NOINLINE inline Route route_of(const RowStats& stats, Current current) {
+  const RowJob& job = row_job();
   const Resolved& r = job.resolved;
   const double u = row_uniform(job.args.step.draw, r.geometry, job.row, job.at, kStreamRoute, 0);
   return choose_route(transition_of(job, job.at), job.args.mask_id, r, job.law, stats, current, u);
 }
 
 // The token that a route leads to. `drawn`: where the model's does; of redraws the noise's too.
-__device__ DLM_NOINLINE inline int64_t moved_to(const RowJob& job, Route route, int64_t current, int64_t drawn) {
+__device__ DLM_NOINLINE inline int64_t moved_to(Route route, int64_t current, int64_t drawn) {
+  const RowJob& job = row_job();
   const Resolved& r = job.resolved;
   const int64_t mask_id = job.args.mask_id;
   if (route == kModel || (route == kNoise && r.redraw != kNoRedraw)) return drawn;
@@ -44,7 +47,8 @@ __device__ DLM_NOINLINE inline int64_t moved_to(const RowJob& job, Route route, 
 
 // One thread's work.
 template <class Source>
-__device__ DLM_NOINLINE void store_move(const RowJob& job, RowStats stats, Route route, Current current, Current now) {
+__device__ DLM_NOINLINE void store_move(const RowStats& stats, Route route, Current current, Current now) {
+  const RowJob& job = row_job();
   const StepArgs& step = job.args.step;
   const RowLaw& law = job.law;
   store_moved(job.transition_out, step.decide.x, job.row, now.token, route, probability(stats, current, law.beta),
@@ -61,68 +65,75 @@ __device__ DLM_NOINLINE void store_move(const RowJob& job, RowStats stats, Route
   write(step.decide, job.at, event);
 }
 
-// Of a row that has been swept, and cut where there are filters; argmax < 0: it is bad. A call: no more of a row is
-// kept in registers than this.
+// Of the row at hand or its other logits, which have been swept, and cut where there are filters; argmax < 0: it is
+// bad. A call: nothing of it is kept in registers.
 template <class Source>
-__device__ DLM_NOINLINE RowStats stats_of(const RowJob& job, const void* logits) {
-  const Resolved& r = job.resolved;
-  const Source source(job, logits);
-  const Partial* const parts = job.parts + job.row * num_chunks(r.vocab);
-  const Finisher<Source> finisher(source, r.vocab, job.law, parts, cuts(job), cuts(job));
-  return finisher.bad() ? RowStats{} : finisher.stats();
+__device__ DLM_NOINLINE void find_stats(bool other = false) {
+  RowJob& job = row_job();
+  const Source source(job, other);
+  const Finisher<Source> finisher(source, cuts(job));
+  const RowStats found = finisher.bad() ? RowStats{} : finisher.stats();
+  if (threadIdx.x == 0) job.stats = found;
+  __syncthreads();
 }
 
-// What its partials tell; max -inf: it is bad.
+// What its partials tell, likewise; max -inf: it is bad.
 template <class Source>
-__device__ DLM_NOINLINE RowStats outline_of(const RowJob& job) {
-  const Resolved& r = job.resolved;
+__device__ DLM_NOINLINE void find_outline() {
+  RowJob& job = row_job();
   const Source source(job);
-  const Partial* const parts = job.parts + job.row * num_chunks(r.vocab);
-  const Finisher<Source> finisher(source, r.vocab, job.law, parts, cuts(job), cuts(job));
-  return finisher.bad() ? RowStats{} : finisher.outline();
+  const Finisher<Source> finisher(source, cuts(job));
+  const RowStats found = finisher.bad() ? RowStats{} : finisher.outline();
+  if (threadIdx.x == 0) job.stats = found;
+  __syncthreads();
 }
 
 // The token that the model's route draws: another one than x_t; -1 if there is none. Likewise a call.
 template <class Source>
-__device__ DLM_NOINLINE int64_t draw_other(const RowJob& job, Current current) {
+__device__ DLM_NOINLINE int64_t draw_other(Current current) {
+  const RowJob& job = row_job();
   const Resolved& r = job.resolved;
   const Source source(job);
-  const Partial* const parts = job.parts + job.row * num_chunks(r.vocab);
-  Finisher<Source> finisher(source, r.vocab, job.law, parts, cuts(job), cuts(job));
-  if (current.token >= 0 && current.token < r.vocab) finisher.leave_out(current.token, current.z, parts);
+  Finisher<Source> finisher(source, cuts(job));
+  if (current.token >= 0 && current.token < r.vocab) finisher.leave_out(current.token, current.z);
   return finisher.draw(row_uniform(job.args.step.draw, r.geometry, job.row, job.at, kStreamDraw, 1));
 }
+
+// One thread's findings, in shared memory: all go the same way, whatever becomes of the canvas meanwhile, and those
+// that read the row have the registers.
+struct Move {
+  Current before, after;
+  Route chosen, taken;
+};
 
 // The block that completes the row calls. Most rows need no more than the sums of their chunks: the winning one is read
 // again where the law is greedy, or where the one token that has more than half of it is asked about.
 template <class Source>
-__device__ DLM_NOINLINE void finish_move(const RowJob& job) {
-  const RowLaw& law = job.law;
-  DLM_SHARED(int, chosen, );  // one thread's findings: all go the same way, whatever becomes of the canvas meanwhile
-  DLM_SHARED(float, z, );
-  DLM_SHARED(int64_t, token, );
-  if (threadIdx.x == 0) {
-    const Current found = held_here<Source>(job, job.logits, cutoff_of(cuts(job)));
-    token = found.token, z = found.z;
-  }
-  RowStats stats = outline_of<Source>(job);  // all threads meet
-  if (stats.max == -kInfinity) {
-    if (threadIdx.x == 0) store_unread(job, job.row, job.at, kBad);
+__device__ DLM_NOINLINE void finish_move() {
+  const RowJob& job = row_job();
+  DLM_SHARED(Room<Move>, room, );
+  Move& move = room.value();
+  const bool finds = threadIdx.x == 0, draws = job.law.draw_beta > 0;
+  if (finds) move.before = held_here<Source>(cutoff_of(cuts(job)));
+  find_outline<Source>();  // all threads meet
+  if (job.stats.max == -kInfinity) {
+    if (finds) store_unread(job, job.row, job.at, kBad);
     return;
   }
-  const Current current = {token, z};
-  const bool sharp = stats.rest < 1, exact = !(law.draw_beta > 0) || (sharp && current.z == stats.max);
-  if (exact) stats = stats_of<Source>(job, job.logits);
-  if (threadIdx.x == 0) chosen = route_of(job, stats, current);
+  const bool sharp = job.stats.rest < 1, exact = !draws || (sharp && move.before.z == job.stats.max);
+  if (exact) find_stats<Source>();
+  if (finds) move.chosen = route_of(job.stats, move.before);
   __syncthreads();
-  Route route = static_cast<Route>(chosen);
-  int64_t drawn = stats.argmax;
-  if (route == kModel && law.draw_beta > 0) drawn = draw_other<Source>(job, current);
-  if (route == kModel && (drawn < 0 || drawn == current.token)) route = kStay;
-  const int64_t next = moved_to(job, route, current.token, drawn);
-  const Current now = held(job, Source(job), next, cutoff_of(cuts(job)));
-  if (sharp && !exact && now.z == stats.max) stats = stats_of<Source>(job, job.logits);
-  if (threadIdx.x == 0) store_move<Source>(job, stats, route, current, now);
+  int64_t drawn = job.stats.argmax;
+  if (move.chosen == kModel && draws) drawn = draw_other<Source>(move.before);
+  if (finds) {
+    const int64_t token = move.before.token;
+    move.taken = move.chosen == kModel && (drawn < 0 || drawn == token) ? kStay : move.chosen;
+    move.after = held(job, Source(job), moved_to(move.taken, token, drawn), cutoff_of(cuts(job)));
+  }
+  __syncthreads();
+  if (sharp && !exact && move.after.z == job.stats.max) find_stats<Source>();
+  if (finds) store_move<Source>(job.stats, move.taken, move.before, move.after);
 }
 
 }  // namespace dlm::cuda

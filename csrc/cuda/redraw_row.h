@@ -21,8 +21,11 @@ __device__ inline RowShares shares_of(const RowStats& stats, const RowLaw& law) 
   return {stats.max, static_cast<float>(law.beta * kLog2e), law.beta, 1 / (1 + stats.rest), log1p_d(stats.rest)};
 }
 
-// All that weighing a token takes, in shared memory.
+// All that weighing a token takes, and what is known of the row. In shared memory: those that read rows need the
+// registers.
 struct Weighing {
+  RowStats stats;
+  Cutoff cutoff, other_cutoff;
   RedrawLaw law;
   RowShares cond, uncond;
   int64_t current, mask_id, vocab;
@@ -52,46 +55,50 @@ __device__ inline Posterior posterior_of(const RowsJob& job, const RowLaw& law, 
 
 // What is to be known of a law before any token is weighed; z is the logit of the current one. One thread's work, as in
 // score_row.
-__device__ DLM_NOINLINE inline void fill_side(const RowJob& job, RowStats stats, Current here, Posterior* posterior,
+__device__ DLM_NOINLINE inline void fill_side(const RowStats& stats, Current here, Posterior* posterior,
                                               RowShares* shares) {
+  const RowJob& job = row_job();
   *posterior = posterior_of(job, job.law, stats, job.at, here);
   *shares = shares_of(stats, job.law);
 }
-__device__ DLM_NOINLINE inline void fill_ends(const RowJob& job, RowStats stats, Current here, Weighing* weighing) {
+__device__ DLM_NOINLINE inline void fill_ends(Current here, Weighing* weighing) {
+  const RowJob& job = row_job();
   weighing->law.kind = job.resolved.redraw;
   weighing->law.level = job.level;
-  weigh_ends(&weighing->law, transition_of(job, job.at), probability(stats, here, job.law.beta),
+  weigh_ends(&weighing->law, transition_of(job, job.at), probability(weighing->stats, here, job.law.beta),
              static_cast<double>(noise_support(job.resolved.vocab, job.args.mask_id)));
   weighing->current = here.token;
   weighing->mask_id = job.args.mask_id;
   weighing->vocab = job.resolved.vocab;
 }
 
-// Of the other row, which this block alone sweeps, in the space of the first.
+// Of the other logits, which this block alone sweeps, in the space of the first.
 template <class Source>
-__device__ DLM_NOINLINE RowStats stats_of_other(const RowJob& job, const void* logits) {
+__device__ DLM_NOINLINE void find_other_stats() {
+  const RowJob& job = row_job();
   const Resolved& r = job.resolved;
   const int chunks = static_cast<int>(num_chunks(r.vocab));
-  const Source source(job, logits);
+  const Source source(job, true);
   sweep_chunks<kPlain>(source, job.law, r.vocab, 0, chunks, job.parts + job.row * chunks, job.maxima + job.row * chunks,
                        feed_space(cuts(job)));
   __syncthreads();
-  if (cuts(job)) cut_row<Source>(job, logits);
-  return stats_of<Source>(job, logits);
+  if (cuts(job)) cut_row<Source>(true);
+  find_stats<Source>(true);
 }
 
 // Weighs every token of the row, and draws from the weights.
 template <class Source>
-__device__ DLM_NOINLINE void draw_weighed(const RowJob& job, const void* other, RowStats stats, Cutoff cutoff,
-                                          Cutoff other_cutoff, Weighing* space) {
+__device__ DLM_NOINLINE void draw_weighed(Weighing* space) {
+  const RowJob& job = row_job();
   const Resolved& r = job.resolved;
   const StepArgs& step = job.args.step;
   const Place& at = job.at;
   const bool guided = r.redraw == kGuidance;
   Weighing& weighing = *space;
+  const Cutoff &cutoff = weighing.cutoff, &other_cutoff = weighing.other_cutoff;
   const int64_t size = chunk_size(r.vocab);
   const int chunks = static_cast<int>(num_chunks(r.vocab));
-  const Source source(job), other_source(job, other);
+  const Source source(job), other_source(job, true);
   const auto logit = [&](int64_t token) { return holding(source, token, r.vocab, cutoff).z; };
   const auto other_logit = [&](int64_t token) {
     return guided ? holding(other_source, token, r.vocab, other_cutoff).z : 0;
@@ -133,56 +140,64 @@ __device__ DLM_NOINLINE void draw_weighed(const RowJob& job, const void* other, 
       if (left < mass[c]) break;
       left -= mass[c];
     }
-    const Finisher<Source> finisher(source, r.vocab, job.law, job.parts + job.row * chunks, cuts(job), cuts(job));
+    const Finisher<Source> finisher(source, cuts(job));
     drawn = finisher.invert(chosen * size, left, weight);
     if (threadIdx.x == 0 && drawn >= 0) {
-      const double p = probability(stats, held(job, source, drawn, cutoff), job.law.beta);
+      const double p = probability(weighing.stats, held(job, source, drawn, cutoff), job.law.beta);
       const double u = row_uniform(step.draw, r.geometry, job.row, at, kStreamNoise, 2);
       if (came_as_noise(weighing.law, p, u)) route = kNoise;
     }
   }
   if (threadIdx.x != 0) return;
-  const Current current = held_here<Source>(job, job.logits, cutoff);
+  const Current current = held_here<Source>(cutoff);
   if (route == kModel && (drawn < 0 || drawn == current.token)) route = kStay;
-  const int64_t token = moved_to(job, route, current.token, drawn);
-  store_move<Source>(job, stats, route, current, held(job, source, token, cutoff));
+  const int64_t token = moved_to(route, current.token, drawn);
+  store_move<Source>(weighing.stats, route, current, held(job, source, token, cutoff));
 }
 
 // The block that completes the row calls.
 template <class Source>
-__device__ DLM_NOINLINE void finish_redraw(const RowJob& job) {
+__device__ DLM_NOINLINE void finish_redraw() {
+  RowJob& job = row_job();
   const Resolved& r = job.resolved;
   const bool guided = r.redraw == kGuidance;
-  const void* const other = guided ? Source::row_of(job.other, r.geometry, job.row) : job.logits;
-  const RowStats stats = stats_of<Source>(job, job.logits);
-  const Cutoff cutoff = cutoff_of(cuts(job));
-  RowStats other_stats;
-  Cutoff other_cutoff;
-  bool bad = stats.argmax < 0;
+  DLM_SHARED(Room<Weighing>, room, );
+  Weighing& weighing = room.value();
+  find_stats<Source>();
+  if (threadIdx.x == 0) {
+    weighing.stats = job.stats;
+    job.other_logits = guided ? Source::row_of(job.other, r.geometry, job.row) : nullptr;
+    weighing.cutoff = cutoff_of(cuts(job));
+    weighing.other_cutoff = {};
+  }
+  bool bad = job.stats.argmax < 0;
+  __syncthreads();
   if (guided && !bad) {
-    other_stats = stats_of_other<Source>(job, other);
-    bad = other_stats.argmax < 0;
-    if (cuts(job)) other_cutoff = swap_cutoff(cutoff);
+    find_other_stats<Source>();
+    bad = job.stats.argmax < 0;
+    if (cuts(job)) {
+      const Cutoff other_cutoff = swap_cutoff(weighing.cutoff);
+      if (threadIdx.x == 0) weighing.other_cutoff = other_cutoff;
+    }
   }
   if (bad) {
     if (threadIdx.x == 0) store_unread(job, job.row, job.at, kBad);
     return;
   }
 
-  DLM_SHARED(Weighing, weighing, );
   if (threadIdx.x == 0) {
     weighing.law = {};
-    const Current here = held_here<Source>(job, job.logits, cutoff);
-    fill_side(job, stats, here, &weighing.law.cond, &weighing.cond);
+    const Current here = held_here<Source>(weighing.cutoff);
+    fill_side(weighing.stats, here, &weighing.law.cond, &weighing.cond);
     if (guided) {
-      Current there = held_here<Source>(job, other, other_cutoff);
+      Current there = held_here<Source>(weighing.other_cutoff, true);
       if (here.z == -kInfinity) there.z = -kInfinity;
-      fill_side(job, other_stats, there, &weighing.law.uncond, &weighing.uncond);
+      fill_side(job.stats, there, &weighing.law.uncond, &weighing.uncond);
     }
-    fill_ends(job, stats, here, &weighing);
+    fill_ends(here, &weighing);
   }
   __syncthreads();
-  draw_weighed<Source>(job, other, stats, cutoff, other_cutoff, &weighing);
+  draw_weighed<Source>(&weighing);
 }
 
 }  // namespace dlm::cuda

@@ -3,8 +3,6 @@
 // row of a sequence to arrive decides and commits it. Nobody waits for anybody.
 #pragma once
 
-#include <type_traits>
-
 #include "cut_row.h"
 #include "draw_row.h"
 #include "launch.h"
@@ -49,28 +47,13 @@ enum class Family : int { kDraws = 0, kMoves = 1 };
 // Per multiprocessor: what registers allow without spilling (tests/test_cuda_build.py). Blackwell's compiler needs
 // more.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr int blocks_wanted(Family family) { return family == Family::kMoves ? 3 : 4; }
+constexpr int blocks_wanted(Family family, Mix) { return family == Family::kMoves ? 3 : 4; }
 #else
-constexpr int blocks_wanted(Family) { return 4; }
+constexpr int blocks_wanted(Family, Mix mix) { return mix == Mix::kPlain ? 5 : 4; }
 #endif
 
-struct alignas(16) RowSpace {
-  unsigned char bytes[sizeof(RowJob)];  // not constructed
-};
-
-// Fills in the rest of the block's RowJob, from the host's. Read through a plain address: each lane wants other bytes,
-// which constants are bad at. Theirs behind the next barrier.
-__device__ inline void copy_job(const RowsJob& job, RowJob* to) {
-  static_assert(std::is_trivially_copyable_v<RowsJob> && sizeof(RowsJob) % sizeof(uint64_t) == 0);
-  const unsigned char* from = reinterpret_cast<const unsigned char*>(&job);
-  keep_address(&from);
-  for (unsigned at = threadIdx.x * sizeof(uint64_t); at < sizeof(RowsJob); at += kThreads * sizeof(uint64_t)) {
-    memcpy(reinterpret_cast<unsigned char*>(to) + at, from + at, sizeof(uint64_t));
-  }
-}
-
 template <class T, Mix kMix, bool kWithTilt, Family kFamily = Family::kDraws>
-__global__ void __launch_bounds__(kThreads, blocks_wanted(kFamily))
+__global__ void __launch_bounds__(kThreads, blocks_wanted(kFamily, kMix))
     rows_kernel(const __grid_constant__ RowsJob argument) {
   using Source = RowSource<T, kMix>;
   constexpr int kFlags = kWithTilt ? kTilt : kPlain;
@@ -79,11 +62,11 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted(kFamily))
   const int64_t row = part.row;
   const Place at = place_of(g, row);
   const bool wanted = is_wanted(argument, at);
-  DLM_SHARED(RowSpace, space, );
-  RowJob& job = reinterpret_cast<RowJob&>(space);
+  RowJob& job = row_job();
 
   if (argument.fused && g.packed && blockIdx.x == 0) count_absent(argument);
   if (!wanted && part.index != 0) return;
+  if (threadIdx.x == 0) job.row = row, job.at = at;
   if (wanted) {
     const SweepParams& sweep = argument.args.step.sweep;
     const RowLaw law = law_of(argument, at);
@@ -97,19 +80,18 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted(kFamily))
     }
   }
   if (!last_to_arrive(argument.row_arrivals + row, wanted ? static_cast<unsigned>(part.of) : 1)) return;
-  if (threadIdx.x == 0) job.row = row, job.at = at;
-  copy_job(argument, &job);
+  copy_job(argument);
   __syncthreads();
   if (wanted) {
-    if (cuts(job)) cut_row<Source>(job, job.logits);
-    if constexpr (kFamily == Family::kDraws) finish_draw<Source>(job);
+    if (cuts(job)) cut_row<Source>();
+    if constexpr (kFamily == Family::kDraws) finish_draw<Source>();
     if constexpr (kFamily == Family::kMoves) {
-      job.resolved.redraw == kNoRedraw ? finish_move<Source>(job) : finish_redraw<Source>(job);
+      job.resolved.redraw == kNoRedraw ? finish_move<Source>() : finish_redraw<Source>();
     }
   } else if (threadIdx.x == 0) {
-    store_unread(job, row, at, kClosed);
+    store_unread(job, job.row, job.at, kClosed);
   }
-  if (job.fused) finish_fused<kFamily == Family::kMoves>(job, row, at.b);
+  if (job.fused) finish_fused<kFamily == Family::kMoves>(job, job.row, job.at.b);
 }
 
 inline void launch_kernel(void (*kernel)(RowsJob), const RowsJob& job, const SortSpace& space, void* stream) {

@@ -47,8 +47,8 @@ __device__ inline int count_sure(const RowsJob& job, int64_t b) {
 }
 
 // only_sure: the ranking is restricted to them.
-__device__ DLM_NOINLINE inline Standing rank_records(const RowsJob& job, RuleParams rule, int64_t b, Ranked* ranked,
-                                                     bool only_sure = false) {
+__device__ DLM_NOINLINE inline Standing rank_records(const RowsJob& job, const RuleParams& rule, int64_t b,
+                                                     Ranked* ranked, bool only_sure = false) {
   const RowRecords& records = job.records;
   return rank_sequence(
       job.resolved.geometry, rule, b, job.op == RowsOp::kStep, ranked,
@@ -91,8 +91,13 @@ __device__ inline int edit_rows(const RowsJob& job, int64_t b, const Standing& r
 __device__ inline void commit_rows(const RowsJob& job, int64_t b, Ranked* ranked) {
   const StepArgs& step = job.args.step;
   const int sure = count_sure(job, b);
-  RuleParams rule = rule_params(job.resolved, step.decide, b);
-  if (given(step.decide.ready)) rule = among_ready(rule, sure);
+  DLM_SHARED(Room<RuleParams>, room, );
+  RuleParams& rule = room.value();
+  if (threadIdx.x == 0) {
+    rule = rule_params(job.resolved, step.decide, b);
+    if (given(step.decide.ready)) rule = among_ready(rule, sure);
+  }
+  __syncthreads();
   Standing rows = rank_records(job, rule, b, ranked, sure > 0);
   if (step.decide.edit.on) rows.open += edit_rows(job, b, rows);
   commit_ranked(step.decide, b, ranked, rows, step.out.unmask, [&](int64_t row, const Place& at) {
@@ -114,8 +119,14 @@ __device__ inline void renoise_rows(const RowsJob& job, int64_t b, Ranked* ranke
   const RenoiseArgs& a = job.args;
   const DecideParams& d = a.step.decide;
   const int64_t support = noise_support(job.resolved.vocab, a.mask_id);
-  RuleParams rule = rule_params(job.resolved, d, b);
-  rule.quota = max_of<int64_t>(0, max_of<int64_t>(0, rule.quota) - num_committed(d, b));
+  DLM_SHARED(Room<RuleParams>, room, );
+  RuleParams& rule = room.value();
+  const int64_t committed = num_committed(d, b);
+  if (threadIdx.x == 0) {
+    rule = rule_params(job.resolved, d, b);
+    rule.quota = max_of<int64_t>(0, max_of<int64_t>(0, rule.quota) - committed);
+  }
+  __syncthreads();
   const Standing rows = rank_records(job, rule, b, ranked);
   int changed = 0;
 #pragma unroll 1

@@ -5,6 +5,7 @@
 #include "../core/geometry.h"
 #include "../core/row_stats.h"
 #include "packed.h"
+#include "row_job.h"
 #include "softcap.h"
 
 namespace dlm::cuda {
@@ -40,10 +41,10 @@ class RowSource {
     return given(logits) ? static_cast<const T*>(logits.data) + logits_offset(g, logits, row) : nullptr;
   }
 
-  __device__ explicit RowSource(const RowJob& job) : RowSource(job, job.logits) {}
-  // Of other logits than those of the sweep.
-  __device__ RowSource(const RowJob& job, const void* logits)
-      : RowSource(job.args.step.sweep, static_cast<const T*>(logits), static_cast<const T*>(job.uncond)) {}
+  // Of the row at hand; of its other logits.
+  __device__ explicit RowSource(const RowJob& job, bool other = false)
+      : RowSource(job.args.step.sweep, static_cast<const T*>(other ? job.other_logits : job.logits),
+                  static_cast<const T*>(job.uncond)) {}
   __device__ RowSource(const SweepParams& s, const T* cond, const T* uncond)
       : cond_(cond),
         vocab_(static_cast<int>(s.logits.shape[s.logits.ndim - 1])),
