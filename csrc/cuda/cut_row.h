@@ -147,9 +147,9 @@ __device__ DLM_NOINLINE void cut_where_crossed() {
   const int t = static_cast<int>(threadIdx.x), chunks = static_cast<int>(num_chunks(vocab));
   DLM_DYNAMIC_SHARED(CutSpace, space);
   const Source source(job, space->other);
-  const Partial* const parts = parts_of(job);
+  const Partial* const parts = job.row_parts;
   const Weights& weights = space->weights;
-  const Maxima* const maxima = job.maxima + job.row * chunks;
+  const Maxima* const maxima = job.row_maxima;
   const float max = t < chunks * kQuarters ? maxima[t / kQuarters].of[t % kQuarters] : -kInfinity;
   const float lowest = -block_max(max == -kInfinity ? max : -max);
   const float floor = fmaxf(space->z, crossed_by_maxima(max, weights, space));
@@ -240,7 +240,7 @@ __device__ DLM_NOINLINE void sum_kept() {
   const int chunks = static_cast<int>(num_chunks(vocab));
   DLM_DYNAMIC_SHARED(CutSpace, space);
   const Source source(job, space->other);
-  Partial* const parts = parts_of(job);
+  Partial* const parts = job.row_parts;
   const Cutoff cutoff = space->cutoff();
   const float scale = space->weights.scale, max = lane_max(parts, chunks);
   __syncthreads();  // all have read what is written below
@@ -286,7 +286,7 @@ __device__ DLM_NOINLINE inline bool aim(bool by_mass) {
   const float temperature = float_at(sweep.temperature, b);
   const double beta = temperature > 0 ? inverse_temperature(temperature) : 1;
   ChunkStats mine;
-  if (t < static_cast<int>(num_chunks(job.resolved.vocab))) mine = as_chunk(parts_of(job)[t]);
+  if (t < static_cast<int>(num_chunks(job.resolved.vocab))) mine = as_chunk(job.row_parts[t]);
   const bool bad = __syncthreads_or(is_bad_chunk(mine)) != 0;
   const bool unseen = !(temperature > 0) && job.resolved.confidence_from != kSampled;
   const float max = block_max(mine.max);

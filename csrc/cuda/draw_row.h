@@ -14,12 +14,14 @@ __device__ inline RowLaw law_of(const RowsJob& job, Place at) {
   return law;
 }
 
-// The token that somebody asks about, and its logit in a law that has the tokens up to `cutoff`.
+// A token in a law that has those up to `cutoff`; one that somebody asks about, and its logit there.
+__device__ inline Current kept(const Current& c, const Cutoff& cutoff) {
+  return {c.token, keeps(cutoff, c.z, c.token) ? c.z : -kInfinity};
+}
 template <class Source>
 __device__ Current holding(const Source& source, int64_t token, int64_t vocab, const Cutoff& cutoff) {
   if (token < 0 || token >= vocab) return {token, -kInfinity};
-  const float z = source.logit(token);
-  return {token, keeps(cutoff, z, token) ? z : -kInfinity};
+  return kept({token, source.logit(token)}, cutoff);
 }
 
 // log p(now) - log p(what the trace has committed at this place).

@@ -37,7 +37,7 @@ class Finisher {
         cut_stats_(cut_stats) {
     const int t = static_cast<int>(threadIdx.x);
     mine_ = {-kInfinity, 0, 0, 0};
-    if (t < static_cast<int>(num_chunks(vocab_))) mine_ = parts_of(row_job())[t];
+    if (t < static_cast<int>(num_chunks(vocab_))) mine_ = row_job().row_parts[t];
     bad_ = __syncthreads_or(is_bad_chunk(as_chunk(mine_))) != 0;
     max_ = block_max(mine_.max);
     bad_ = bad_ || max_ == -kInfinity;
@@ -84,7 +84,7 @@ class Finisher {
   // chunk's mass is subtracted; else the chunk is summed up again, about its own maximum, so that nothing is lost to a
   // token that was nearly certain.
   __device__ void leave_out(int64_t token, float z) {
-    const Partial* const parts = parts_of(row_job());
+    const Partial* const parts = row_job().row_parts;
     skipped_ = token;
     const int chunk = static_cast<int>(quotient(token, size_)), t = static_cast<int>(threadIdx.x);
     const float scale = static_cast<float>(law_.draw_beta * kLog2e), top = parts[chunk].max;

@@ -18,11 +18,11 @@ __device__ inline Transition transition_of(const RowsJob& job, const Place& at) 
   return c.is_row ? transition_from(c.row) : transition_at(c.array, at);
 }
 
-// What the position holds, in the law of the row or of its other logits.
+// What the position holds, in the law of its other logits.
 template <class Source>
-__device__ DLM_NOINLINE Current held_here(Cutoff cutoff, bool other = false) {
+__device__ DLM_NOINLINE Current held_by_other(Cutoff cutoff) {
   const RowJob& job = row_job();
-  return held(job, Source(job, other), token_on_canvas(job.args.step.decide.x, job.at), cutoff);
+  return held(job, Source(job, true), token_on_canvas(job.args.step.decide.x, job.at), cutoff);
 }
 
 // One thread's work, as in score_row.
@@ -114,7 +114,7 @@ __device__ DLM_NOINLINE void finish_move() {
   DLM_SHARED(Room<Move>, room, );
   Move& move = room.value();
   const bool finds = threadIdx.x == 0, draws = job.law.draw_beta > 0;
-  if (finds) move.before = held_here<Source>(cutoff_of(cuts(job)));
+  if (finds) move.before = kept(job.before, cutoff_of(cuts(job)));
   find_outline<Source>();  // all threads meet
   if (job.stats.max == -kInfinity) {
     if (finds) store_unread(job, job.row, job.at, kBad);
@@ -129,7 +129,8 @@ __device__ DLM_NOINLINE void finish_move() {
   if (finds) {
     const int64_t token = move.before.token;
     move.taken = move.chosen == kModel && (drawn < 0 || drawn == token) ? kStay : move.chosen;
-    move.after = held(job, Source(job), moved_to(move.taken, token, drawn), cutoff_of(cuts(job)));
+    const int64_t next = moved_to(move.taken, token, drawn);
+    move.after = next == token ? move.before : held(job, Source(job), next, cutoff_of(cuts(job)));
   }
   __syncthreads();
   if (sharp && !exact && move.after.z == job.stats.max) find_stats<Source>();

@@ -79,8 +79,8 @@ __device__ DLM_NOINLINE void find_other_stats() {
   const Resolved& r = job.resolved;
   const int chunks = static_cast<int>(num_chunks(r.vocab));
   const Source source(job, true);
-  sweep_chunks<kPlain>(source, job.law, r.vocab, 0, chunks, job.parts + job.row * chunks, job.maxima + job.row * chunks,
-                       feed_space(cuts(job)));
+  sweep_chunks<kPlain>(source, job.law, r.vocab, 0, chunks, job.row_parts, job.row_maxima, feed_space(cuts(job)),
+                       [] {});
   __syncthreads();
   if (cuts(job)) cut_row<Source>(true);
   find_stats<Source>(true);
@@ -149,7 +149,7 @@ __device__ DLM_NOINLINE void draw_weighed(Weighing* space) {
     }
   }
   if (threadIdx.x != 0) return;
-  const Current current = held_here<Source>(cutoff);
+  const Current current = kept(job.before, cutoff);
   if (route == kModel && (drawn < 0 || drawn == current.token)) route = kStay;
   const int64_t token = moved_to(route, current.token, drawn);
   store_move<Source>(weighing.stats, route, current, held(job, source, token, cutoff));
@@ -187,10 +187,10 @@ __device__ DLM_NOINLINE void finish_redraw() {
 
   if (threadIdx.x == 0) {
     weighing.law = {};
-    const Current here = held_here<Source>(weighing.cutoff);
+    const Current here = kept(job.before, weighing.cutoff);
     fill_side(weighing.stats, here, &weighing.law.cond, &weighing.cond);
     if (guided) {
-      Current there = held_here<Source>(weighing.other_cutoff, true);
+      Current there = held_by_other<Source>(weighing.other_cutoff);
       if (here.z == -kInfinity) there.z = -kInfinity;
       fill_side(job.stats, there, &weighing.law.uncond, &weighing.uncond);
     }

@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "../core/confidence.h"
 #include "../core/row_stats.h"
 #include "block.h"
 #include "intrinsics.h"
@@ -16,6 +17,9 @@ struct RowJob : RowsJob {
   const void *logits, *uncond, *other_logits;  // of the row; the last is of another posterior
   RowLaw law;
   int64_t row;
+  Partial* row_parts;  // of its chunks: the block's own, where no other shares the row
+  Maxima* row_maxima;
+  Current before;  // of a transition: what the position holds, in a law that is not cut
   RowStats stats;  // as far as anybody has found them out
 };
 
@@ -27,8 +31,6 @@ __device__ inline RowJob& row_job() {
 // Of what is drawn; and of what is scored.
 __device__ inline bool cuts(const RowsJob& job) { return has_filters(job.args.step.sweep); }
 __device__ inline bool cuts_scores(const RowsJob& job) { return cuts(job) && job.resolved.confidence_from == kSampled; }
-
-__device__ inline Partial* parts_of(const RowJob& job) { return job.parts + job.row * num_chunks(job.resolved.vocab); }
 
 // Fills in what is the host's. Read through a plain address: each lane wants other bytes, which constants are bad at.
 // Theirs behind the next barrier.

@@ -33,12 +33,12 @@ struct Part {
 };
 
 // Its chunks, each one under one law or two.
-template <int kFlags, class Source>
-__device__ void sweep_part(const RowsJob& job, const Source& source, const RowLaw& law, const Part& part) {
+template <int kFlags, class Source, class Meanwhile>
+__device__ void sweep_part(const RowsJob& job, const Source& source, const RowLaw& law, const Part& part,
+                           Partial* parts, Maxima* maxima, Meanwhile meanwhile) {
   const int chunks = static_cast<int>(num_chunks(job.resolved.vocab));
   sweep_chunks<kFlags>(source, law, job.resolved.vocab, part.index * chunks / part.of,
-                       (part.index + 1) * chunks / part.of, job.parts + part.row * chunks,
-                       job.maxima + part.row * chunks, feed_space(cuts(job)));
+                       (part.index + 1) * chunks / part.of, parts, maxima, feed_space(cuts(job)), meanwhile);
 }
 
 // Transitions have kernels of their own: the end of a row takes more registers there.
@@ -66,22 +66,39 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted(kFamily, kMix))
 
   if (argument.fused && g.packed && blockIdx.x == 0) count_absent(argument);
   if (!wanted && part.index != 0) return;
+  const bool alone = part.of == 1;
   if (threadIdx.x == 0) job.row = row, job.at = at;
   if (wanted) {
     const SweepParams& sweep = argument.args.step.sweep;
     const RowLaw law = law_of(argument, at);
     const Source source(sweep, Source::row_of(sweep.logits, g, row),
                         kMix == Mix::kGuided ? Source::row_of(sweep.uncond, g, row) : nullptr);
-    if (threadIdx.x == 0) job.law = law, job.logits = source.row(0), job.uncond = source.row(1);
+    DLM_SHARED(Partial, parts_here, [kMaxChunks]);
+    DLM_SHARED(Maxima, maxima_here, [kMaxChunks]);
+    const int64_t first = row * num_chunks(argument.resolved.vocab);
+    Partial* const parts = alone ? parts_here : argument.parts + first;
+    Maxima* const maxima = alone ? maxima_here : argument.maxima + first;
+    if (threadIdx.x == 0) {
+      job.law = law, job.logits = source.row(0), job.uncond = source.row(1);
+      job.row_parts = parts, job.row_maxima = maxima;
+    }
+    const auto meanwhile = [&] {
+      if (alone) copy_job(argument);
+      if (kFamily == Family::kMoves && threadIdx.x == 0) {
+        job.before = held(argument, source, token_on_canvas(argument.args.step.decide.x, at), {});
+      }
+    };
     if (law.draw_beta > 0 && law.draw_beta != law.beta) {
-      sweep_part<kFlags | kTwoLaws>(argument, source, law, part);
+      sweep_part<kFlags | kTwoLaws>(argument, source, law, part, parts, maxima, meanwhile);
     } else {
-      sweep_part<kFlags>(argument, source, law, part);
+      sweep_part<kFlags>(argument, source, law, part, parts, maxima, meanwhile);
     }
   }
   if (!last_to_arrive(argument.row_arrivals + row, wanted ? static_cast<unsigned>(part.of) : 1)) return;
-  copy_job(argument);
-  __syncthreads();
+  if (!alone || !wanted) {
+    copy_job(argument);
+    __syncthreads();
+  }
   if (wanted) {
     if (cuts(job)) cut_row<Source>();
     if constexpr (kFamily == Family::kDraws) finish_draw<Source>();

@@ -175,10 +175,11 @@ class Sweeper {
 };
 
 // Chunks [first, stop) of a row, by the calling block, whose warps take turns at them: a partial each, to where `parts`
-// has that of chunk 0, and maxima likewise. `space` is the block's.
-template <int kFlags, class Source>
+// has that of chunk 0, and maxima likewise. `space` is the block's. meanwhile(): while the first logits are on their
+// way.
+template <int kFlags, class Source, class Meanwhile>
 __device__ void sweep_chunks(const Source& source, const RowLaw& law, int64_t vocab, int first, int stop,
-                             Partial* parts, Maxima* maxima, void* space) {
+                             Partial* parts, Maxima* maxima, void* space, Meanwhile meanwhile) {
   using Tiles = Feed<Source>;
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   const int size = static_cast<int>(chunk_size(vocab)), end = static_cast<int>(vocab);
@@ -187,6 +188,7 @@ __device__ void sweep_chunks(const Source& source, const RowLaw& law, int64_t vo
   unsigned doubtful = 0;
   Sweeper<kFlags, Source> sweeper(source, law);
   Tiles tiles(source, vocab, first + warp, stop, space);
+  meanwhile();
 #pragma unroll 1
   for (int chunk = first + warp; chunk < stop; chunk += kWarps) {
     int left = min_of(size, end - chunk * size);
