@@ -124,7 +124,7 @@ class Seen(NamedTuple):
 
 
 def seen_in(block: list[str]) -> Seen:
-    patterns = r"\bLDGDEPBAR\b", r"\bLDGSTS\S*\.128\b", r"\bLDS R\d", r"\bMUFU\.EX2\b", r"\bSTG\S*\.128\b"
+    patterns = r"\bLDGDEPBAR\b", r"\bLDGSTS\S*\.128\b", r"\bLDS R\d", r"\bMUFU\.EX2\b", r"\bSTG?\b\S*\.128\b"
     return Seen(*(sum(bool(re.search(pattern, i)) for i in block) for pattern in patterns))
 
 

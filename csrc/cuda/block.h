@@ -8,6 +8,7 @@
 namespace dlm::cuda {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int kMostWarps = kDecideThreads / kWarp;  // of any block that calls what is below
 
 // Room in shared memory, where nothing is constructed, for what is assigned before anybody reads it.
 template <class T>
@@ -38,7 +39,7 @@ __device__ T warp_reduce(T v, Join join) {
 
 template <class T, class Join>
 __device__ T block_reduce(T v, Join join) {
-  DLM_SHARED(T, part, [kWarp]);
+  DLM_SHARED(T, part, [kMostWarps]);
   v = warp_reduce(v, join);
   if (threadIdx.x % kWarp == 0) part[threadIdx.x / kWarp] = v;
   __syncthreads();
@@ -98,7 +99,7 @@ __device__ T warp_scan(T v, Join join = {}) {
 
 template <class T, class Join = Plus>
 __device__ DLM_NOINLINE Scan<T> block_scan(T v, Join join = {}) {
-  DLM_SHARED(T, total, [kWarp]);
+  DLM_SHARED(T, total, [kMostWarps]);
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const T in_warp = warp_scan(v, join);
   const T below = __shfl_up_sync(kAllLanes, in_warp, 1);
