@@ -26,11 +26,11 @@ int current_device() {
 }
 
 int64_t blocks_at_once(bool plain) {
-  int count = 1, major = 0;
+  int count = 1, shared = 0;
   const int device = current_device();
   cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  return int64_t{count} * (plain && major == 9 ? 5 : 4);
+  cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  return int64_t{count} * max_of(1, min_of(plain ? kPlainBlocks : kOtherBlocks, shared / kSharedPerBlock));
 }
 
 uint64_t capture_id(void* stream) {

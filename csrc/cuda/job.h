@@ -14,6 +14,11 @@ static_assert(kMaxChunks <= kWarp, "one lane per partial");
 
 constexpr int kDecideThreads = 512;  // of the kernel that only decides
 
+// Blocks that read rows, per multiprocessor: of logits as they are, and of capped or guided ones. What registers allow
+// without spilling (tests/test_cuda_build.py), where shared memory allows it: each takes a third of 100 KiB.
+constexpr int kPlainBlocks = 5, kOtherBlocks = 4;
+constexpr int kSharedPerBlock = (100 << 10) / 3;
+
 // What the sweep of a chunk leaves, in log2 units about the chunk's maximum.
 struct alignas(16) Partial {
   float max, mass, tilt, draw_mass;
@@ -98,8 +103,7 @@ void launch_divergence(const DivergenceArgs& args, const Resolved& resolved, voi
 void launch_noising(const NoisingArgs& args, const Resolved& resolved, void* stream);
 
 int current_device();
-// Blocks that read rows and run at once on the current device, of logits as they are or capped or guided: rows.h asks
-// the compiler for no more registers, and what other generations have of shared memory is enough for four.
+// Blocks that read rows and run at once on the current device.
 int64_t blocks_at_once(bool plain);
 uint64_t capture_id(void* stream);  // of the CUDA graph that the stream is being captured into; 0: none
 int32_t driver_version();           // 1000 major + 10 minor of the CUDA that the driver is for; 0: no driver

@@ -44,16 +44,8 @@ __device__ void sweep_part(const RowsJob& job, const Source& source, const RowLa
 // Transitions have kernels of their own: the end of a row takes more registers there.
 enum class Family : int { kDraws = 0, kMoves = 1 };
 
-// Per multiprocessor: what registers allow without spilling (tests/test_cuda_build.py). Blackwell's compiler needs
-// more.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr int blocks_wanted(Family family, Mix) { return family == Family::kMoves ? 3 : 4; }
-#else
-constexpr int blocks_wanted(Family, Mix mix) { return mix == Mix::kPlain ? 5 : 4; }
-#endif
-
 template <class T, Mix kMix, bool kWithTilt, Family kFamily = Family::kDraws>
-__global__ void __launch_bounds__(kThreads, blocks_wanted(kFamily, kMix))
+__global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks : kOtherBlocks)
     rows_kernel(const __grid_constant__ RowsJob argument) {
   using Source = RowSource<T, kMix>;
   constexpr int kFlags = kWithTilt ? kTilt : kPlain;
