@@ -15,8 +15,14 @@ static_assert(kMaxChunks <= kWarp, "one lane per partial");
 constexpr int kDecideThreads = 512;  // of the kernel that only decides
 
 // Blocks that read rows, per multiprocessor: of logits as they are, and of capped or guided ones. What registers allow
-// without spilling (tests/test_cuda_build.py), where shared memory allows it: each takes a third of 100 KiB.
-constexpr int kPlainBlocks = 5, kOtherBlocks = 4;
+// without spilling (tests/test_cuda_build.py), where shared memory allows it: each takes a third of 100 KiB, and no GPU
+// before Hopper has room for five.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kPlainBlocks = 4;
+#else
+constexpr int kPlainBlocks = 5;
+#endif
+constexpr int kOtherBlocks = 4;
 constexpr int kSharedPerBlock = (100 << 10) / 3;
 
 // What the sweep of a chunk leaves, in log2 units about the chunk's maximum.

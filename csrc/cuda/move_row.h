@@ -102,7 +102,8 @@ __device__ DLM_NOINLINE int64_t draw_other(Current current) {
 // One thread's findings, in shared memory: all go the same way, whatever becomes of the canvas meanwhile, and those
 // that read the row have the registers.
 struct Move {
-  Current before, after;
+  alignas(16) Current before;
+  alignas(16) Current after;
   Route chosen, taken;
 };
 

@@ -24,8 +24,9 @@ __device__ inline RowShares shares_of(const RowStats& stats, const RowLaw& law) 
 // All that weighing a token takes, and what is known of the row. In shared memory: those that read rows need the
 // registers.
 struct Weighing {
-  RowStats stats;
-  Cutoff cutoff, other_cutoff;
+  alignas(16) RowStats stats;
+  alignas(16) Cutoff cutoff;
+  alignas(16) Cutoff other_cutoff;
   RedrawLaw law;
   RowShares cond, uncond;
   int64_t current, mask_id, vocab;
@@ -164,10 +165,11 @@ __device__ DLM_NOINLINE void finish_redraw() {
   DLM_SHARED(Room<Weighing>, room, );
   Weighing& weighing = room.value();
   find_stats<Source>();
+  const Cutoff cutoff = cutoff_of(cuts(job));
   if (threadIdx.x == 0) {
     weighing.stats = job.stats;
     job.other_logits = guided ? Source::row_of(job.other, r.geometry, job.row) : nullptr;
-    weighing.cutoff = cutoff_of(cuts(job));
+    weighing.cutoff = cutoff;
     weighing.other_cutoff = {};
   }
   bool bad = job.stats.argmax < 0;

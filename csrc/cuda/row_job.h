@@ -19,8 +19,8 @@ struct RowJob : RowsJob {
   int64_t row;
   Partial* row_parts;  // of its chunks: the block's own, where no other shares the row
   Maxima* row_maxima;
-  Current before;  // of a transition: what the position holds, in a law that is not cut
-  RowStats stats;  // as far as anybody has found them out
+  alignas(16) Current before;  // of a transition: what the position holds, in a law that is not cut
+  alignas(16) RowStats stats;  // as far as anybody has found them out
 };
 
 __device__ inline RowJob& row_job() {
