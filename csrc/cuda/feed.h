@@ -59,13 +59,18 @@ class FeedRow {
   // Any other, which has the first `size` of a tile's logits: no logit is read that is not the row's. What a row's last
   // word has of none is -inf.
   __device__ static DLM_NOINLINE void fetch_some(FeedRow row, int at, int size, SharedAddress mine) {
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    const int end = row.lead_ + size + size % kPerWord;
-    const bool inside = at >= row.lead_ && at + size + kLogits <= row.vocab_;
+    const int before = row.lead_ - static_cast<int>(threadIdx.x) % kWarp * kLogits, here = size + before;
+    const T* const from = row.mine_ + at;
+    if (at >= row.lead_ && at + size + kLogits <= row.vocab_) {
+#pragma unroll
+      for (int i = 0; i <= kCopies; ++i) {
+        if (here > i * kCopy) copy_async(mine + i * kCopyBytes, from + i * kCopy);
+      }
+      return;
+    }
 #pragma unroll 1
-    for (int i = lane * kLogits; i < end; i += kCopy, mine += kCopyBytes) {
-      const T* const from = row.mine_ + (at + i - lane * kLogits);
-      inside ? copy_async(mine, from) : row.fetch_edge(from, mine);
+    for (int i = 0; i * kCopy < here + size % kPerWord; ++i) {
+      row.fetch_edge(from + i * kCopy, mine + i * kCopyBytes);
     }
   }
 
