@@ -118,6 +118,13 @@ class FeedRow {
   const bool reaches_over_;  // a tile is in a vector more, which is the lane's
 };
 
+// A block's share of a row: chunks of which its warps take turns at one each.
+struct Chunks {
+  int first, stop;
+
+  __device__ int first_of_warp() const { return first + static_cast<int>(threadIdx.x) / kWarp; }
+};
+
 template <class Source>
 class Feed {
  public:
@@ -127,14 +134,14 @@ class Feed {
   static constexpr int kTurn = Row::kTurn, kTile = Row::kTile;  // of all lanes: a word each, a tile
   static_assert(Row::kBytes * kRows <= kStageBytes);
 
-  // Of chunk `first` and every kWarps-th behind it, as far as there are any before `stop`.
-  __device__ Feed(const Source& source, int64_t vocab, int first, int stop, void* space)
+  // Starts with the warp's first tiles. `space` is the block's.
+  __device__ Feed(const Source& source, int64_t vocab, Chunks part, void* space)
       : source_(source),
         row_(source.row(0), static_cast<int>(vocab)),
         other_(source.row(kRows - 1), static_cast<int>(vocab)),
         size_(static_cast<int>(chunk_size(vocab))),
-        end_(static_cast<int>(min_of(stop * chunk_size(vocab), vocab))),
-        chunk_(first * size_),
+        end_(static_cast<int>(min_of(part.stop * chunk_size(vocab), vocab))),
+        chunk_(part.first_of_warp() * size_),
         at_(chunk_),
         left_(of_chunk()),
         slots_(shared_address(space) + static_cast<int>(threadIdx.x) / kWarp * kStages * kStageBytes) {

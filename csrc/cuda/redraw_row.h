@@ -80,8 +80,9 @@ __device__ DLM_NOINLINE void find_other_stats() {
   const Resolved& r = job.resolved;
   const int chunks = static_cast<int>(num_chunks(r.vocab));
   const Source source(job, true);
-  sweep_chunks<kPlain>(source, job.law, r.vocab, 0, chunks, job.row_parts, job.row_maxima, feed_space(cuts(job)),
-                       [] {});
+  const Chunks all = {0, chunks};
+  Feed<Source> tiles(source, r.vocab, all, feed_space(cuts(job)));
+  sweep_chunks<kPlain>(source, job.law, r.vocab, all, tiles, job.row_parts, job.row_maxima);
   __syncthreads();
   if (cuts(job)) cut_row<Source>(true);
   find_stats<Source>(true);

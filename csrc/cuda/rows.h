@@ -30,16 +30,9 @@ struct Part {
     index = static_cast<int>(number - among * of);
     row = first ? among : split.rows + static_cast<int64_t>(among);
   }
-};
 
-// Its chunks, each one under one law or two.
-template <int kFlags, class Source, class Meanwhile>
-__device__ void sweep_part(const RowsJob& job, const Source& source, const RowLaw& law, const Part& part,
-                           Partial* parts, Maxima* maxima, Meanwhile meanwhile) {
-  const int chunks = static_cast<int>(num_chunks(job.resolved.vocab));
-  sweep_chunks<kFlags>(source, law, job.resolved.vocab, part.index * chunks / part.of,
-                       (part.index + 1) * chunks / part.of, parts, maxima, feed_space(cuts(job)), meanwhile);
-}
+  __device__ Chunks of_row(int chunks) const { return {index * chunks / of, (index + 1) * chunks / of}; }
+};
 
 // Transitions have kernels of their own: the end of a row takes more registers there.
 enum class Family : int { kDraws = 0, kMoves = 1 };
@@ -62,28 +55,31 @@ __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks :
   if (threadIdx.x == 0) job.row = row, job.at = at;
   if (wanted) {
     const SweepParams& sweep = argument.args.step.sweep;
-    const RowLaw law = law_of(argument, at);
+    const int64_t vocab = argument.resolved.vocab;
     const Source source(sweep, Source::row_of(sweep.logits, g, row),
                         kMix == Mix::kGuided ? Source::row_of(sweep.uncond, g, row) : nullptr);
+    const Chunks chunks = part.of_row(static_cast<int>(num_chunks(vocab)));
+    Feed<Source> tiles(source, vocab, chunks, feed_space(cuts(argument)));
+
+    // While the first logits are on their way:
+    const RowLaw law = law_of(argument, at);
+    if (alone) copy_job(argument);
     DLM_SHARED(Partial, parts_here, [kMaxChunks]);
     DLM_SHARED(Maxima, maxima_here, [kMaxChunks]);
-    const int64_t first = row * num_chunks(argument.resolved.vocab);
-    Partial* const parts = alone ? parts_here : argument.parts + first;
-    Maxima* const maxima = alone ? maxima_here : argument.maxima + first;
+    Partial* const parts = alone ? parts_here : argument.parts + row * num_chunks(vocab);
+    Maxima* const maxima = alone ? maxima_here : argument.maxima + row * num_chunks(vocab);
     if (threadIdx.x == 0) {
       job.law = law, job.logits = source.row(0), job.uncond = source.row(1);
       job.row_parts = parts, job.row_maxima = maxima;
-    }
-    const auto meanwhile = [&] {
-      if (alone) copy_job(argument);
-      if (kFamily == Family::kMoves && threadIdx.x == 0) {
+      if (kFamily == Family::kMoves) {
         job.before = held(argument, source, token_on_canvas(argument.args.step.decide.x, at), {});
       }
-    };
+    }
+
     if (law.draw_beta > 0 && law.draw_beta != law.beta) {
-      sweep_part<kFlags | kTwoLaws>(argument, source, law, part, parts, maxima, meanwhile);
+      sweep_chunks<kFlags | kTwoLaws>(source, law, vocab, chunks, tiles, parts, maxima);
     } else {
-      sweep_part<kFlags>(argument, source, law, part, parts, maxima, meanwhile);
+      sweep_chunks<kFlags>(source, law, vocab, chunks, tiles, parts, maxima);
     }
   }
   if (!last_to_arrive(argument.row_arrivals + row, wanted ? static_cast<unsigned>(part.of) : 1)) return;

@@ -174,23 +174,20 @@ class Sweeper {
   LaneSums<false> draw_;
 };
 
-// Chunks [first, stop) of a row, by the calling block, whose warps take turns at them: a partial each, to where `parts`
-// has that of chunk 0, and maxima likewise. `space` is the block's. meanwhile(): while the first logits are on their
-// way.
-template <int kFlags, class Source, class Meanwhile>
-__device__ void sweep_chunks(const Source& source, const RowLaw& law, int64_t vocab, int first, int stop,
-                             Partial* parts, Maxima* maxima, void* space, Meanwhile meanwhile) {
+// The chunks of a row that `tiles` feeds, by the calling block, whose warps take turns at them: a partial each, to
+// where `parts` has that of chunk 0, and maxima likewise.
+template <int kFlags, class Source>
+__device__ void sweep_chunks(const Source& source, const RowLaw& law, int64_t vocab, Chunks part, Feed<Source>& tiles,
+                             Partial* parts, Maxima* maxima) {
   using Tiles = Feed<Source>;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int size = static_cast<int>(chunk_size(vocab)), end = static_cast<int>(vocab);
   static_assert(kMaxChunks <= 32, "one bit per chunk");
   const unsigned suppressed = source.chunks_suppressed(size);
   unsigned doubtful = 0;
   Sweeper<kFlags, Source> sweeper(source, law);
-  Tiles tiles(source, vocab, first + warp, stop, space);
-  meanwhile();
 #pragma unroll 1
-  for (int chunk = first + warp; chunk < stop; chunk += kWarps) {
+  for (int chunk = part.first_of_warp(); chunk < part.stop; chunk += kWarps) {
     int left = min_of(size, end - chunk * size);
 #pragma unroll 1
     for (; left >= Tiles::kTile; left -= Tiles::kTile) {
