@@ -41,7 +41,9 @@ class FeedRow {
         lead_(static_cast<int>(reinterpret_cast<uintptr_t>(first) % kVectorBytes / sizeof(T))),
         vocab_(vocab),
         mine_(first - lead_ + threadIdx.x % kWarp * kLogits),
-        reaches_over_(lead_ > 0 && threadIdx.x % kWarp == 0) {}
+        reaches_over_(lead_ > 0 && threadIdx.x % kWarp == 0) {
+    keep_address(&mine_);
+  }
 
   // Where a tile's first logit is in its slot, in bytes.
   __device__ int skip() const { return lead_ * static_cast<int>(sizeof(T)); }
@@ -114,7 +116,7 @@ class FeedRow {
   const T* const first_;
   const int lead_;  // logits that the first vector has before the row begins
   const int vocab_;
-  const T* const mine_;      // the lane's vector at logit 0
+  const T* mine_;            // the lane's vector at logit 0
   const bool reaches_over_;  // a tile is in a vector more, which is the lane's
 };
 
