@@ -297,14 +297,15 @@ def test_a_maximum_that_comes_late(backend, dtype):
 
 
 @pytest.mark.parametrize("shifted", ["row", "guidance"])
-def test_rows_that_begin_anywhere(backend, shifted):
-    """Alignment decides how a row is fetched, not what is summed: the same bits wherever it lies, and nothing behind it read."""
-    vocab = 4103
+@pytest.mark.parametrize("vocab, dtype", [(4103, torch.bfloat16), (60017, torch.bfloat16), (40001, torch.float32)])
+def test_rows_that_begin_anywhere(backend, vocab, dtype, shifted):
+    """Alignment decides how a row is fetched, not what is summed: the same bits wherever it lies, and nothing behind it read.
+    Chunks are whole tiles of the CUDA sweep here, more than that, and an odd number of logits."""
     g = torch.Generator().manual_seed(0)
-    values = make_logits(g, "normal", (2, 2, vocab)).bfloat16()
+    values = make_logits(g, "normal", (2, 2, vocab)).to(dtype)
     outputs = []
-    for offset in (0, 1, 2, 3, 8):
-        room = torch.full((2, 2, vocab + 25), torch.nan, dtype=torch.bfloat16)
+    for offset in (0, 1, 2, 3, 4, 5, 7, 8):
+        room = torch.full((2, 2, vocab + 25), torch.nan, dtype=dtype)
         at = offset if shifted == "row" else 0
         logits, uncond = room[0, :, at : at + vocab], room[1, :, offset : offset + vocab]
         logits.copy_(values[0])
