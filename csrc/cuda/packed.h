@@ -35,8 +35,7 @@ struct Packed {
   __device__ void each(Body body) const;  // body(i, logit) in index order
   __device__ float at(int i) const;       // logit i
   __device__ void put(int i, T logit);
-  __device__ void exclude(int i);     // logit i, if it has one, becomes -inf
-  __device__ void keep_first(int n);  // all but the first n do
+  __device__ void exclude(int i);  // logit i, if it has one, becomes -inf
   template <class Keep>
   __device__ void filter(Keep keep);                               // all but those with keep(i, logit) do
   __device__ static Packed load(const T* z, int n, bool aligned);  // the first n of them; -inf beyond
@@ -109,16 +108,6 @@ __device__ inline void Packed<T, kWords>::exclude(int i) {
       mask |= w * kPerWord + side == i ? one : 0;
     }
     word[w] = (word[w] & ~mask) | (lowest_word<T>() & mask);
-  }
-}
-
-template <class T, int kWords>
-__device__ inline void Packed<T, kWords>::keep_first(int n) {
-#pragma unroll
-  for (int w = 0; w < kWords; ++w) {
-    const int kept = n - w * kPerWord;  // of the word
-    const uint32_t mask = kept >= kPerWord ? 0xffffffffu : kept > 0 ? 0xffffu : 0;
-    word[w] = (word[w] & mask) | (lowest_word<T>() & ~mask);
   }
 }
 

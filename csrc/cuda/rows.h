@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks :
 
     // While the first logits are on their way:
     const RowLaw law = law_of(argument, at);
-    if (alone) copy_job(argument);
+    if (alone) copy_job(argument);  // of others only the last one to arrive needs it
     DLM_SHARED(Partial, parts_here, [kMaxChunks]);
     DLM_SHARED(Maxima, maxima_here, [kMaxChunks]);
     Partial* const parts = alone ? parts_here : argument.parts + row * num_chunks(vocab);
