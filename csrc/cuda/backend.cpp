@@ -91,8 +91,8 @@ RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const S
 // The counters that the job needs, and no more: whole rows and launches that finish no sequence need none.
 void take_counters(RowsJob* job, void* stream) {
   const bool shared = max_of(job->split.first, job->split.rest) > 1;
-  const int64_t rows = shared ? job->resolved.geometry.num_rows : 0;
-  const int64_t each = job->op == RowsOp::kTransition ? 3 : 1;  // sequence.h, count_move
+  const int64_t rows = shared ? (job->resolved.geometry.num_rows + 1) / 2 * 2 : 0;
+  const int64_t each = job->op == RowsOp::kTransition ? 2 : 1;  // count_move's numbers have 64 bits
   const int64_t sequences = job->fused ? each * job->args.step.decide.x.shape[0] : 0;
   if (rows + sequences == 0) return;
   job->row_arrivals = counters_for(stream, rows + sequences);
@@ -105,7 +105,8 @@ void run_step(RowsJob* job, const Scratch& scratch, void* stream) {
   const int64_t batch = job->args.step.decide.x.shape[0];
   const bool few = g.packed ? g.num_rows <= kFusedRows && batch <= kFusedPackedSequences : batch <= kFusedSequences;
   const SortSpace space = job->op == RowsOp::kTransition ? SortSpace{} : sort_space(g, scratch);
-  job->fused = g.num_rows > 0 && few && space.capacity <= kFusedRows;
+  const bool counted = job->op != RowsOp::kTransition || g.num_rows >> kMoveCountBits == 0;
+  job->fused = g.num_rows > 0 && few && counted && space.capacity <= kFusedRows;
   take_counters(job, stream);
   launch_rows(*job, space, stream);
   if (!job->fused) launch_sequences(*job, space, stream);

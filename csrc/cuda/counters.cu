@@ -12,7 +12,7 @@ namespace dlm::cuda {
 
 constexpr int64_t kPool = 1 << 20;  // 4 MiB of each device
 
-__device__ uint32_t pool[kPool];
+__device__ alignas(8) uint32_t pool[kPool];  // some of them are halves of larger ones
 
 namespace {
 

@@ -7,8 +7,7 @@
 
 namespace dlm::cuda {
 
-__device__ inline RowLaw law_of(const RowsJob& job, Place at) {
-  const float temperature = float_at(job.args.step.sweep.temperature, at.b);
+__device__ inline RowLaw law_of(const RowsJob& job, float temperature) {
   RowLaw law = row_law(temperature, job.resolved.confidence_from, job.tilt);
   if (job.op == RowsOp::kRowStats) law.beta = inverse_temperature(temperature), law.draw_beta = 0;
   return law;
@@ -42,7 +41,7 @@ __device__ inline void store_unread(const RowsJob& job, int64_t row, const Place
     store(job.draw_out, row, DrawnRow{}, state == kBad);
     return;
   }
-  job.records.state[row] = state;
+  job.records.state[row] = row_job().state = state;
   if (job.op == RowsOp::kTransition) {
     store_unmoved(job.transition_out, x, row, at);
     return;
@@ -123,7 +122,6 @@ __device__ void store_stats(const RowsJob& job, const Source& source, const RowL
 template <class Source>
 __device__ DLM_NOINLINE void finish_draw() {
   const RowJob& job = row_job();
-  const Resolved& r = job.resolved;
   const int64_t row = job.row;
   const Place& at = job.at;
   const RowLaw& law = job.law;
@@ -131,7 +129,7 @@ __device__ DLM_NOINLINE void finish_draw() {
   const Finisher<Source> finisher(source, cuts_scores(job));
   const bool bad = finisher.bad(), draws = job.op != RowsOp::kRowStats;
   int64_t token = -1;
-  if (!bad && law.draw_beta > 0) token = finisher.draw(row_uniform(job.args.step.draw, r.geometry, row, at));
+  if (!bad && law.draw_beta > 0) token = finisher.draw(job.uniform);
   RowStats stats;
   if (!bad) stats = finisher.stats();  // behind the draw, which needs the registers
   if (!draws) store_stats(job, source, law, stats, row, !bad);

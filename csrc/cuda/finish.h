@@ -26,8 +26,9 @@ constexpr double kFaint = 0x1p-90;
 template <class Source>
 class Finisher {
  public:
-  // Of the row at hand, whose partials are there; a thread looks after one of them from here on. `cut_stats`: what is
-  // behind the row's cutoff does not count in its statistics either.
+  // Of the row at hand, whose partials are there; a lane of each warp looks after one of them from here on, so that
+  // every warp knows what they tell without a barrier. `cut_stats`: what is behind the row's cutoff does not count in
+  // its statistics either.
   __device__ Finisher(const Source& source, bool cut_stats)
       : source_(source),
         law_(row_job().law),
@@ -35,12 +36,10 @@ class Finisher {
         size_(static_cast<int>(chunk_size(vocab_))),
         cut_(cuts(row_job())),
         cut_stats_(cut_stats) {
-    const int t = static_cast<int>(threadIdx.x);
     mine_ = {-kInfinity, 0, 0, 0};
-    if (t < static_cast<int>(num_chunks(vocab_))) mine_ = row_job().row_parts[t];
-    bad_ = __syncthreads_or(is_bad_chunk(as_chunk(mine_))) != 0;
-    max_ = block_max(mine_.max);
-    bad_ = bad_ || max_ == -kInfinity;
+    if (lane() < static_cast<int>(num_chunks(vocab_))) mine_ = row_job().row_parts[lane()];
+    max_ = warp_max(mine_.max);
+    bad_ = __any_sync(kAllLanes, is_bad_chunk(as_chunk(mine_))) != 0 || max_ == -kInfinity;
   }
 
   __device__ bool bad() const { return bad_; }  // NaN, +inf, or no finite logit
@@ -50,20 +49,19 @@ class Finisher {
     const ChunkStats here = relative_to(as_chunk(mine_), max_, law_.beta, law_.beta);
     RowStats out;
     out.max = max_;
-    out.rest = max_of(0.0, block_reduce(here.mass, Plus{}) - 1);
+    out.rest = max_of(0.0, warp_reduce(here.mass, Plus{}) - 1);
     return out;
   }
 
   __device__ RowStats stats() const {
-    const int t = static_cast<int>(threadIdx.x), none = static_cast<int>(kMaxChunks);
-    const int winner = block_min(mine_.max == max_ ? t : none);
+    const int winner = __ffs(static_cast<int>(__ballot_sync(kAllLanes, mine_.max == max_))) - 1;
     const int64_t begin = static_cast<int64_t>(winner) * size_;
     Gathered g;
     float about = max_;
 #pragma unroll 1
     for (;;) {
       g = gather(begin, about);
-      if (t != winner) {
+      if (threadIdx.x < kWarp && lane() != winner) {
         const ChunkStats loser = relative_to(as_chunk(mine_), max_, law_.beta, law_.beta);
         g.mass += loser.mass, g.tilt += loser.tilt, g.second = fmaxf(g.second, mine_.max);
       }
@@ -86,11 +84,11 @@ class Finisher {
   __device__ void leave_out(int64_t token, float z) {
     const Partial* const parts = row_job().row_parts;
     skipped_ = token;
-    const int chunk = static_cast<int>(quotient(token, size_)), t = static_cast<int>(threadIdx.x);
+    const int chunk = static_cast<int>(quotient(token, size_));
     const float scale = static_cast<float>(law_.draw_beta * kLog2e), top = parts[chunk].max;
     const float all = parts[chunk].draw_mass, share = exp2_approx((z - reference(top)) * scale);
     if (z < top && share <= all / 2) {
-      if (t == chunk) mine_.draw_mass = all - share;
+      if (lane() == chunk) mine_.draw_mass = all - share;
       return;
     }
     sum_again(chunk, scale);
@@ -98,22 +96,17 @@ class Finisher {
 
   // The token at which the CDF, in index order, passes `uniform`; -1 if there is no mass.
   __device__ int64_t draw(double uniform) const {
-    const int t = static_cast<int>(threadIdx.x);
     const double chunk_mass = relative_to(as_chunk(mine_), max_, law_.beta, law_.draw_beta).draw_mass;
-    const Scan<double> cdf = block_scan(chunk_mass);
-    const double target = uniform * cdf.total;
-    const Choice chosen = choose(chunk_mass > 0, cdf.through > target, t);
-    if (chosen.index < 0) return -1;
-    DLM_SHARED(double, left, );  // written once: a block draws once
-    DLM_SHARED(float, about, );
-    if (t == chosen.index) {
-      const double scale = exp_d((static_cast<double>(mine_.max) - max_) * law_.draw_beta);
-      left = chosen.passed ? max_of(0.0, target - cdf.before) / scale : kInfinity;
-      about = mine_.max;
-    }
-    __syncthreads();
-    const float ref = about, scale = static_cast<float>(law_.draw_beta * kLog2e);
-    return invert(static_cast<int64_t>(chosen.index) * size_, left,
+    const double through = warp_scan(chunk_mass), below = __shfl_up_sync(kAllLanes, through, 1);
+    const double before = lane() == 0 ? 0 : below, target = uniform * __shfl_sync(kAllLanes, through, kWarp - 1);
+    const unsigned live = __ballot_sync(kAllLanes, chunk_mass > 0);
+    const unsigned hit = __ballot_sync(kAllLanes, chunk_mass > 0 && through > target);
+    if (live == 0) return -1;
+    const int chosen = hit != 0 ? __ffs(static_cast<int>(hit)) - 1 : 31 - __clz(static_cast<int>(live));
+    const double above = exp_d((static_cast<double>(mine_.max) - max_) * law_.draw_beta);
+    const double left = hit != 0 ? max_of(0.0, target - before) / above : kInfinity;
+    const float ref = __shfl_sync(kAllLanes, mine_.max, chosen), scale = static_cast<float>(law_.draw_beta * kLog2e);
+    return invert(static_cast<int64_t>(chosen) * size_, __shfl_sync(kAllLanes, left, chosen),
                   [&](float z, int64_t) { return exp2_approx((z - ref) * scale); });
   }
 
@@ -130,7 +123,7 @@ class Finisher {
     each_vector(begin, size, mine, kLogits, min_of(size, mine + stretch), cut_,
                 [&](float z, int at) { mass += term(z, begin + at); });
     const Scan<double> cdf = block_scan(mass);
-    const Choice chosen = choose(mass > 0, cdf.through > left, static_cast<int>(threadIdx.x));
+    const Choice chosen = choose(mass > 0, cdf.through > left);
     if (chosen.index < 0) return -1;
     DLM_SHARED(double, in_stretch, );
     if (static_cast<int>(threadIdx.x) == chosen.index) {
@@ -176,16 +169,17 @@ class Finisher {
   }
 
  private:
-  // The first index whose CDF passes the target; failing that, by rounding at the far end, the last one with mass.
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
+
+  // The first thread whose CDF passes the target; failing that, by rounding at the far end, the last one with mass.
   struct Choice {
     int index;  // -1: none has mass
     bool passed;
   };
-  __device__ static Choice choose(bool has_mass, bool passes, int index) {
-    constexpr int kNone = 1 << 30;
-    const int hit = block_min(has_mass && passes ? index : kNone);
-    const int live = block_max(has_mass ? index : -1);
-    return {hit < kNone ? hit : live, hit < kNone};
+  __device__ static Choice choose(bool has_mass, bool passes) {
+    const int t = static_cast<int>(threadIdx.x), hit = block_min(has_mass && passes ? t : kThreads);
+    if (hit < kThreads) return {hit, true};
+    return {block_max(has_mass ? t : -1), false};
   }
 
   __device__ int size_of_chunk(int64_t begin) const { return static_cast<int>(min_of<int64_t>(size_, vocab_ - begin)); }
@@ -200,8 +194,8 @@ class Finisher {
     each_vector(begin, size, mine, Source::kTurn, size, cut_,
                 [&](float z, int) { mass += exp2_approx((z - ref) * scale); });
     mass = block_sum(mass);
-    if (static_cast<int>(threadIdx.x) == chunk) mine_ = {top, mass, 0, mass};
-    max_ = block_max(mine_.max);
+    if (lane() == chunk) mine_ = {top, mass, 0, mass};
+    max_ = warp_max(mine_.max);
   }
 
   // The calling thread's part of the winning chunk, its exponentials about `about`.

@@ -120,8 +120,12 @@ __device__ inline void store_shared(SharedAddress p, const uint4& v) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 
+// Of memory that is read once: what others keep in the L2, like the code of a row's end, is not to make way for it.
 __device__ inline void copy_async(SharedAddress to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+  // What createpolicy.fractional.L2::evict_first gives for 1.0, which as a constant takes no registers.
+  constexpr uint64_t kEvictFirst = 0x12f0000000000000;
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "l"(kEvictFirst)
+               : "memory");
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPrior>

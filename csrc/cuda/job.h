@@ -70,7 +70,10 @@ struct Split {
   }
 };
 
-struct RowsJob {
+// Of a number that counts the rows of a sequence of a transition three ways at once.
+constexpr int kMoveCountBits = 21;
+
+struct alignas(16) RowsJob {
   RowsOp op = RowsOp::kRowStats;
   bool fused = false;  // sequences are finished in the same launch
   bool tilt = false;   // entropy wanted

@@ -29,8 +29,7 @@ __device__ DLM_NOINLINE Current held_by_other(Cutoff cutoff) {
 __device__ DLM_NOINLINE inline Route route_of(const RowStats& stats, Current current) {
   const RowJob& job = row_job();
   const Resolved& r = job.resolved;
-  const double u = row_uniform(job.args.step.draw, r.geometry, job.row, job.at, kStreamRoute, 0);
-  return choose_route(transition_of(job, job.at), job.args.mask_id, r, job.law, stats, current, u);
+  return choose_route(transition_of(job, job.at), job.args.mask_id, r, job.law, stats, current, job.uniform);
 }
 
 // The token that a route leads to. `drawn`: where the model's does; of redraws the noise's too.
@@ -48,12 +47,13 @@ __device__ DLM_NOINLINE inline int64_t moved_to(Route route, int64_t current, in
 // One thread's work.
 template <class Source>
 __device__ DLM_NOINLINE void store_move(const RowStats& stats, Route route, Current current, Current now) {
-  const RowJob& job = row_job();
+  RowJob& job = row_job();
   const StepArgs& step = job.args.step;
   const RowLaw& law = job.law;
-  store_moved(job.transition_out, step.decide.x, job.row, now.token, route, probability(stats, current, law.beta),
-              probability(stats, now, law.beta));
-  job.records.state[job.row] = now.token == current.token ? kEligible : kChanged;
+  const double p = probability(stats, current, law.beta);
+  store_moved(job.transition_out, step.decide.x, job.row, now.token, route, p,
+              now.token == current.token ? p : probability(stats, now, law.beta));
+  job.records.state[job.row] = job.state = now.token == current.token ? kEligible : kChanged;
   TraceEvent event;
   event.before = current.token;
   event.after = now.token;

@@ -130,7 +130,7 @@ __device__ DLM_NOINLINE void draw_weighed(Weighing* space) {
   }
   __syncthreads();
 
-  Route route = pick_redraw(weighing.law, others, row_uniform(step.draw, r.geometry, job.row, at, kStreamRoute, 0));
+  Route route = pick_redraw(weighing.law, others, job.uniform);
   int64_t drawn = -1;
   if (route == kModel) {
     double left = others * row_uniform(step.draw, r.geometry, job.row, at, kStreamDraw, 1);

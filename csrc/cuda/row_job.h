@@ -19,6 +19,8 @@ struct RowJob : RowsJob {
   int64_t row;
   Partial* row_parts;  // of its chunks: the block's own, where no other shares the row
   Maxima* row_maxima;
+  RowState state;              // what became of it, where it is a transition's
+  double uniform;              // of the route, or of the draw where there is none
   alignas(16) Current before;  // of a transition: what the position holds, in a law that is not cut
   alignas(16) RowStats stats;  // as far as anybody has found them out
 };
@@ -32,16 +34,32 @@ __device__ inline RowJob& row_job() {
 __device__ inline bool cuts(const RowsJob& job) { return has_filters(job.args.step.sweep); }
 __device__ inline bool cuts_scores(const RowsJob& job) { return cuts(job) && job.resolved.confidence_from == kSampled; }
 
-// Fills in what is the host's. Read through a plain address: each lane wants other bytes, which constants are bad at.
-// Theirs behind the next barrier.
-__device__ inline void copy_job(const RowsJob& job) {
-  static_assert(std::is_trivially_copyable_v<RowsJob> && sizeof(RowsJob) % sizeof(uint64_t) == 0);
-  const unsigned char* from = reinterpret_cast<const unsigned char*>(&job);
-  unsigned char* const to = reinterpret_cast<unsigned char*>(&row_job());
-  keep_address(&from);
-  for (unsigned at = threadIdx.x * sizeof(uint64_t); at < sizeof(RowsJob); at += kThreads * sizeof(uint64_t)) {
-    memcpy(to + at, from + at, sizeof(uint64_t));
+// What is the host's, on its way to the block's: the thread's vectors of it. Read through a plain address: each lane
+// wants other bytes, which constants are bad at. All of them are asked for before the first is waited for.
+class JobCopy {
+ public:
+  __device__ void load(const RowsJob& job) {
+    const uint4* from = reinterpret_cast<const uint4*>(&job);
+    keep_address(&from);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      if (at(i) < kVectors) mine_[i] = from[at(i)];
+    }
   }
-}
+  // Theirs behind the next barrier.
+  __device__ void store() const {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      if (at(i) < kVectors) reinterpret_cast<uint4*>(&row_job())[at(i)] = mine_[i];
+    }
+  }
+
+ private:
+  static_assert(std::is_trivially_copyable_v<RowsJob> && alignof(RowsJob) % sizeof(uint4) == 0);
+  static constexpr int kVectors = sizeof(RowsJob) / sizeof(uint4), kEach = (kVectors + kThreads - 1) / kThreads;
+  __device__ static int at(int i) { return static_cast<int>(threadIdx.x) + i * kThreads; }
+
+  uint4 mine_[kEach];
+};
 
 }  // namespace dlm::cuda

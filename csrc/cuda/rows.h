@@ -53,17 +53,24 @@ __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks :
   if (!wanted && part.index != 0) return;
   const bool alone = part.of == 1;
   if (threadIdx.x == 0) job.row = row, job.at = at;
+  JobCopy copy;
+  copy.load(argument);
   if (wanted) {
     const SweepParams& sweep = argument.args.step.sweep;
     const int64_t vocab = argument.resolved.vocab;
     const Source source(sweep, Source::row_of(sweep.logits, g, row),
                         kMix == Mix::kGuided ? Source::row_of(sweep.uncond, g, row) : nullptr);
     const Chunks chunks = part.of_row(static_cast<int>(num_chunks(vocab)));
+
+    // Everything is asked for before anything is waited for, and what one thread finds out each warp does another of.
+    const float temperature = float_at(sweep.temperature, at.b);
+    const bool asks = kFamily == Family::kMoves && threadIdx.x == 2 * kWarp;
+    const int64_t token = asks ? token_on_canvas(argument.args.step.decide.x, at) : -1;
     Feed<Source> tiles(source, vocab, chunks, feed_space(cuts(argument)));
 
     // While the first logits are on their way:
-    const RowLaw law = law_of(argument, at);
-    if (alone) copy_job(argument);  // of others only the last one to arrive needs it
+    copy.store();
+    const RowLaw law = law_of(argument, temperature);
     DLM_SHARED(Partial, parts_here, [kMaxChunks]);
     DLM_SHARED(Maxima, maxima_here, [kMaxChunks]);
     Partial* const parts = alone ? parts_here : argument.parts + row * num_chunks(vocab);
@@ -71,9 +78,11 @@ __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks :
     if (threadIdx.x == 0) {
       job.law = law, job.logits = source.row(0), job.uncond = source.row(1);
       job.row_parts = parts, job.row_maxima = maxima;
-      if (kFamily == Family::kMoves) {
-        job.before = held(argument, source, token_on_canvas(argument.args.step.decide.x, at), {});
-      }
+    }
+    if (asks) job.before = held(argument, source, token, {});
+    if (threadIdx.x == kWarp && (kFamily == Family::kMoves || law.draw_beta > 0)) {
+      const Stream stream = kFamily == Family::kMoves ? kStreamRoute : kStreamDraw;
+      job.uniform = row_uniform(argument.args.step.draw, g, row, at, stream);
     }
 
     if (law.draw_beta > 0 && law.draw_beta != law.beta) {
@@ -81,12 +90,10 @@ __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks :
     } else {
       sweep_chunks<kFlags>(source, law, vocab, chunks, tiles, parts, maxima);
     }
+  } else {
+    copy.store();
   }
   if (!last_to_arrive(argument.row_arrivals + row, wanted ? static_cast<unsigned>(part.of) : 1)) return;
-  if (!alone || !wanted) {
-    copy_job(argument);
-    __syncthreads();
-  }
   if (wanted) {
     if (cuts(job)) cut_row<Source>();
     if constexpr (kFamily == Family::kDraws) finish_draw<Source>();
@@ -96,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks :
   } else if (threadIdx.x == 0) {
     store_unread(job, job.row, job.at, kClosed);
   }
-  if (job.fused) finish_fused<kFamily == Family::kMoves>(job, job.row, job.at.b);
+  if (job.fused) finish_fused<kFamily == Family::kMoves>(job, job.state, job.at.b);
 }
 
 inline void launch_kernel(void (*kernel)(RowsJob), const RowsJob& job, const SortSpace& space, void* stream) {

@@ -172,28 +172,26 @@ __device__ inline void finish_sequence(const RowsJob& job, int64_t b, Ranked* ra
 }
 
 // One thread calls for each finished row of a transition, whose sequences have nothing to decide: arrivals, changes and
-// bad rows are counted as they come, and the last to come tells.
-__device__ DLM_NOINLINE inline void count_move(const RowsJob& job, int64_t row, int64_t b, int64_t rows) {
-  const int64_t batch = job.args.step.decide.x.shape[0];
-  uint32_t *const arrivals = job.sequence_counts + b, *const changed = arrivals + batch, *const bad = changed + batch;
-  if (job.records.state[row] == kChanged) atomicAdd(changed, 1u);
-  if (job.records.state[row] == kBad) atomicAdd(bad, 1u);
-  __threadfence();  // the counts of all rows are complete when the arrivals are
-  const unsigned last = static_cast<unsigned>(rows) - 1;
-  if (atomicInc(arrivals, last) != last) return;
-  __threadfence();
-  const uint32_t all_changed = atomicExch(changed, 0u), all_bad = atomicExch(bad, 0u);
-  store_counts(job, b, all_changed, all_bad);
+// bad rows are counted as they come, in one number, and the last to come tells.
+__device__ DLM_NOINLINE inline void count_move(const RowsJob& job, RowState state, int64_t b, int64_t rows) {
+  constexpr int kBits = kMoveCountBits;
+  using Counts = unsigned long long;  // arrivals, changed, bad
+  const Counts mine = 1 + (Counts{state == kChanged} << kBits) + (Counts{state == kBad} << (2 * kBits));
+  Counts* const counts = reinterpret_cast<Counts*>(job.sequence_counts) + b;
+  const Counts all = atomicAdd(counts, mine) + mine, ones = (Counts{1} << kBits) - 1;
+  if ((all & ones) != static_cast<Counts>(rows)) return;
+  atomicExch(counts, 0);
+  store_counts(job, b, static_cast<int64_t>(all >> kBits & ones), static_cast<int64_t>(all >> (2 * kBits)));
 }
 
 // A row has been finished; the block that finishes the last one of a sequence finishes that, too. A call of its own, so
 // that nothing of it is kept in registers before.
 template <bool kMoves>
-__device__ DLM_NOINLINE void finish_fused(const RowsJob& job, int64_t row, int64_t b) {
+__device__ DLM_NOINLINE void finish_fused(const RowsJob& job, const RowState& state, int64_t b) {
   if (b < 0) return;
   const int64_t rows = count_rows(job.resolved.geometry, b, b + 1);
   if constexpr (kMoves) {
-    if (threadIdx.x == 0) count_move(job, row, b, rows);
+    if (threadIdx.x == 0) count_move(job, state, b, rows);
   } else {
     if (!last_to_arrive(job.sequence_counts + b, static_cast<unsigned>(rows))) return;
     DLM_DYNAMIC_SHARED(Ranked, ranked);

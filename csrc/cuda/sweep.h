@@ -36,6 +36,7 @@ __device__ inline float max_of_quarters(float v) {
   return v;
 }
 
+__device__ inline float warp_max(float v) { return max_of_quarters(quarter_max(v)); }
 __device__ inline float warp_sum(float v) {
   return warp_reduce(v, [](float a, float b) { return a + b; });
 }
