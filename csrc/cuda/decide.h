@@ -19,16 +19,18 @@ constexpr uint32_t kCounted = 128;
 template <bool (*kBefore)(const Ranked&, const Ranked&)>
 __device__ DLM_NOINLINE void block_sort(Ranked* ranked, uint32_t n) {
   if (n <= min_of(kCounted, blockDim.x)) {
-    Ranked mine;
     uint32_t before = 0;
     if (threadIdx.x < n) {
-      mine = ranked[threadIdx.x];
+      const Ranked mine = ranked[threadIdx.x];
 #pragma unroll 1
       for (uint32_t i = 0; i < n; ++i) {
         const Ranked other = ranked[i];
         before += kBefore(other, mine) || (i < threadIdx.x && !kBefore(mine, other));
       }
     }
+    __syncthreads();
+    Ranked mine;
+    if (threadIdx.x < n) mine = ranked[threadIdx.x];  // again: all of it would be in registers meanwhile
     __syncthreads();
     if (threadIdx.x < n) ranked[before] = mine;
     __syncthreads();

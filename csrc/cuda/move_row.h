@@ -44,16 +44,25 @@ __device__ DLM_NOINLINE inline int64_t moved_to(Route route, int64_t current, in
   return noise_token(u, noise_support(r.vocab, mask_id), mask_id);
 }
 
-// One thread's work.
+__device__ inline RowState moved_state(Current current, Current now) {
+  return now.token == current.token ? kEligible : kChanged;
+}
+
+// One thread's work: what is told of a move.
+__device__ DLM_NOINLINE inline void tell_move(const RowStats& stats, Route route, Current current, Current now) {
+  const RowJob& job = row_job();
+  const double p = probability(stats, current, job.law.beta);
+  store_moved(job.transition_out, job.args.step.decide.x, job.row, now.token, route, p,
+              now.token == current.token ? p : probability(stats, now, job.law.beta));
+}
+
+// One thread's work: the move.
 template <class Source>
-__device__ DLM_NOINLINE void store_move(const RowStats& stats, Route route, Current current, Current now) {
-  RowJob& job = row_job();
+__device__ DLM_NOINLINE void write_move(const RowStats& stats, Route route, Current current, Current now) {
+  const RowJob& job = row_job();
   const StepArgs& step = job.args.step;
   const RowLaw& law = job.law;
-  const double p = probability(stats, current, law.beta);
-  store_moved(job.transition_out, step.decide.x, job.row, now.token, route, p,
-              now.token == current.token ? p : probability(stats, now, law.beta));
-  job.records.state[job.row] = job.state = now.token == current.token ? kEligible : kChanged;
+  job.records.state[job.row] = moved_state(current, now);
   TraceEvent event;
   event.before = current.token;
   event.after = now.token;
@@ -107,11 +116,12 @@ struct Move {
   Route chosen, taken;
 };
 
-// The block that completes the row calls. Most rows need no more than the sums of their chunks: the winning one is read
-// again where the law is greedy, or where the one token that has more than half of it is asked about.
+// The block that completes the row calls; what became of it, job.state, is there for all of its threads then. Most rows
+// need no more than the sums of their chunks: the winning one is read again where the law is greedy, or where the one
+// token that has more than half of it is asked about.
 template <class Source>
 __device__ DLM_NOINLINE void finish_move() {
-  const RowJob& job = row_job();
+  RowJob& job = row_job();
   DLM_SHARED(Room<Move>, room, );
   Move& move = room.value();
   const bool finds = threadIdx.x == 0, draws = job.law.draw_beta > 0;
@@ -119,6 +129,7 @@ __device__ DLM_NOINLINE void finish_move() {
   find_outline<Source>();  // all threads meet
   if (job.stats.max == -kInfinity) {
     if (finds) store_unread(job, job.row, job.at, kBad);
+    __syncthreads();
     return;
   }
   const bool sharp = job.stats.rest < 1, exact = !draws || (sharp && move.before.z == job.stats.max);
@@ -132,10 +143,12 @@ __device__ DLM_NOINLINE void finish_move() {
     move.taken = move.chosen == kModel && (drawn < 0 || drawn == token) ? kStay : move.chosen;
     const int64_t next = moved_to(move.taken, token, drawn);
     move.after = next == token ? move.before : held(job, Source(job), next, cutoff_of(cuts(job)));
+    job.state = moved_state(move.before, move.after);
   }
   __syncthreads();
   if (sharp && !exact && move.after.z == job.stats.max) find_stats<Source>();
-  if (finds) store_move<Source>(job.stats, move.taken, move.before, move.after);
+  if (finds) write_move<Source>(job.stats, move.taken, move.before, move.after);
+  if (threadIdx.x == kWarp) tell_move(job.stats, move.taken, move.before, move.after);  // meanwhile
 }
 
 }  // namespace dlm::cuda

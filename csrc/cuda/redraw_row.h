@@ -91,7 +91,7 @@ __device__ DLM_NOINLINE void find_other_stats() {
 // Weighs every token of the row, and draws from the weights.
 template <class Source>
 __device__ DLM_NOINLINE void draw_weighed(Weighing* space) {
-  const RowJob& job = row_job();
+  RowJob& job = row_job();
   const Resolved& r = job.resolved;
   const StepArgs& step = job.args.step;
   const Place& at = job.at;
@@ -150,11 +150,15 @@ __device__ DLM_NOINLINE void draw_weighed(Weighing* space) {
       if (came_as_noise(weighing.law, p, u)) route = kNoise;
     }
   }
-  if (threadIdx.x != 0) return;
-  const Current current = kept(job.before, cutoff);
-  if (route == kModel && (drawn < 0 || drawn == current.token)) route = kStay;
-  const int64_t token = moved_to(route, current.token, drawn);
-  store_move<Source>(weighing.stats, route, current, held(job, source, token, cutoff));
+  if (threadIdx.x == 0) {
+    const Current current = kept(job.before, cutoff);
+    if (route == kModel && (drawn < 0 || drawn == current.token)) route = kStay;
+    const Current now = held(job, source, moved_to(route, current.token, drawn), cutoff);
+    job.state = moved_state(current, now);
+    write_move<Source>(weighing.stats, route, current, now);
+    tell_move(weighing.stats, route, current, now);
+  }
+  __syncthreads();
 }
 
 // The block that completes the row calls.
@@ -185,6 +189,7 @@ __device__ DLM_NOINLINE void finish_redraw() {
   }
   if (bad) {
     if (threadIdx.x == 0) store_unread(job, job.row, job.at, kBad);
+    __syncthreads();
     return;
   }
 

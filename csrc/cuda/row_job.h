@@ -17,6 +17,7 @@ struct RowJob : RowsJob {
   const void *logits, *uncond, *other_logits;  // of the row; the last is of another posterior
   RowLaw law;
   int64_t row;
+  unsigned next;       // part that the block does
   Partial* row_parts;  // of its chunks: the block's own, where no other shares the row
   Maxima* row_maxima;
   RowState state;              // what became of it, where it is a transition's
@@ -42,9 +43,7 @@ class JobCopy {
     const uint4* from = reinterpret_cast<const uint4*>(&job);
     keep_address(&from);
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      if (at(i) < kVectors) mine_[i] = from[at(i)];
-    }
+    for (int i = 0; i < kEach; ++i) mine_[i] = from[min_of(at(i), kVectors - 1)];
   }
   // Theirs behind the next barrier.
   __device__ void store() const {

@@ -100,10 +100,11 @@ __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks :
     if constexpr (kFamily == Family::kMoves) {
       job.resolved.redraw == kNoRedraw ? finish_move<Source>() : finish_redraw<Source>();
     }
-  } else if (threadIdx.x == 0) {
-    store_unread(job, job.row, job.at, kClosed);
+  } else {
+    if (threadIdx.x == 0) store_unread(job, job.row, job.at, kClosed);
+    __syncthreads();
   }
-  if (job.fused) finish_fused<kFamily == Family::kMoves>(job, job.state, job.at.b);
+  if (job.fused) finish_fused<kFamily == Family::kMoves>();
 }
 
 inline void launch_kernel(void (*kernel)(RowsJob), const RowsJob& job, const SortSpace& space, void* stream) {

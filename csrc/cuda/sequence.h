@@ -4,6 +4,7 @@
 #include "../core/edit.h"
 #include "decide.h"
 #include "job.h"
+#include "row_job.h"
 
 namespace dlm::cuda {
 
@@ -187,11 +188,13 @@ __device__ DLM_NOINLINE inline void count_move(const RowsJob& job, RowState stat
 // A row has been finished; the block that finishes the last one of a sequence finishes that, too. A call of its own, so
 // that nothing of it is kept in registers before.
 template <bool kMoves>
-__device__ DLM_NOINLINE void finish_fused(const RowsJob& job, const RowState& state, int64_t b) {
+__device__ DLM_NOINLINE void finish_fused() {
+  const RowJob& job = row_job();
+  const int64_t b = job.at.b;
   if (b < 0) return;
   const int64_t rows = count_rows(job.resolved.geometry, b, b + 1);
   if constexpr (kMoves) {
-    if (threadIdx.x == 0) count_move(job, state, b, rows);
+    if (threadIdx.x == 2 * kWarp) count_move(job, job.state, b, rows);  // while the first two write
   } else {
     if (!last_to_arrive(job.sequence_counts + b, static_cast<unsigned>(rows))) return;
     DLM_DYNAMIC_SHARED(Ranked, ranked);
