@@ -18,6 +18,7 @@ constexpr uint32_t kCounted = 128;
 // n rows, in space for the next power of two: shared memory where they fit, global where they do not.
 template <bool (*kBefore)(const Ranked&, const Ranked&)>
 __device__ DLM_NOINLINE void block_sort(Ranked* ranked, uint32_t n) {
+  if (n == 0) return;
   if (n <= min_of(kCounted, blockDim.x)) {
     uint32_t before = 0;
     if (threadIdx.x < n) {
@@ -29,8 +30,7 @@ __device__ DLM_NOINLINE void block_sort(Ranked* ranked, uint32_t n) {
       }
     }
     __syncthreads();
-    Ranked mine;
-    if (threadIdx.x < n) mine = ranked[threadIdx.x];  // again: all of it would be in registers meanwhile
+    const Ranked mine = ranked[min_of(threadIdx.x, n - 1)];  // again: all of it would be in registers meanwhile
     __syncthreads();
     if (threadIdx.x < n) ranked[before] = mine;
     __syncthreads();
