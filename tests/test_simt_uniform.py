@@ -23,6 +23,7 @@ SHAPES = {
     "one launch, rows in parts": dict(batch=2, length=3, width=3, vocab=40_000),
     "one launch, one row in all its parts": dict(batch=1, length=1, width=1, vocab=40_000),
     "whole rows, and the last one in parts": dict(batch=1, length=17, width=17, vocab=5000),
+    "two full turns, some rows in two parts": dict(batch=1, length=15, width=15, vocab=8300),
     "whole rows": dict(batch=4, length=9, width=9, vocab=1100),
     "guided, with gaps": dict(batch=2, length=5, width=4, vocab=2049, guidance=1.5, strided=True, start=True),
     "32 packed sequences, one launch": dict(batch=32, length=3, width=2, vocab=37, packed=True, padding=True),

@@ -65,7 +65,7 @@ SortSpace sort_space(const Geometry& g, const Scratch& scratch) {
 
 // Few rows are shared by as many blocks as run at once, or as have a chunk for each of their warps; of many, blocks
 // take turns, and the rows of a last turn that would leave places empty are shared by more.
-Split split_of(int64_t rows, int64_t vocab, int64_t at_once) {
+Split split_among(int64_t rows, int64_t vocab, int64_t at_once) {
   const int64_t most = (num_chunks(vocab) + kWarps - 1) / kWarps;
   const int64_t each = at_once / max_of<int64_t>(1, rows);
   const int64_t wanted = each >= 2 ? next_power_of_two(each / 2 + 1) : next_power_of_two(kWaves * at_once / rows);
@@ -73,7 +73,28 @@ Split split_of(int64_t rows, int64_t vocab, int64_t at_once) {
   const int64_t spare = rest > 0 && rest < rows ? at_once / rest : 1;
   int64_t finer = first;
   while (rows <= kCountedRows && 2 * finer <= min_of(most, spare)) finer *= 2;
-  return {static_cast<int32_t>(rows - rest), static_cast<int32_t>(first), static_cast<int32_t>(finer)};
+  Split split;
+  split.rows = static_cast<int32_t>(rows - rest);
+  split.first = static_cast<int32_t>(first), split.rest = static_cast<int32_t>(finer);
+  return split;
+}
+
+// Whole rows that take as many turns with a block less per multiprocessor take those: fuller turns, and more memory for
+// each block meanwhile. Of two turns that are full, the blocks would begin and end together, and memory be idle
+// meanwhile: a part of the rows is cut, most of them so that the first turn's blocks end one after the other. (Both
+// measured, bench/notes/gpu.md: elsewhere cuts cost more than they bring.)
+Split split_of(int64_t rows, int64_t vocab, bool plain) {
+  const int64_t count = multiprocessors(), most = blocks_at_once(plain), at_once = count * most;
+  const auto turns = [&](int64_t blocks) { return (rows + blocks - 1) / blocks; };
+  Split split = split_among(rows, vocab, at_once);
+  if (split.first > 1 || split.rest > 1 || turns(at_once) < 2) return split;
+  if (most > 1 && turns(count * (most - 1)) == turns(at_once)) {
+    split = split_among(rows, vocab, count * (most - 1));
+    split.held = static_cast<int32_t>(most - 1);
+  } else if (turns(at_once) == 2 && rows <= kCountedRows && num_chunks(vocab) >= kCutPieces) {
+    split.cut = static_cast<int32_t>(at_once * 9 / 20);
+  }
+  return split;
 }
 
 RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const Scratch& scratch) {
@@ -81,7 +102,7 @@ RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const S
   job.op = op;
   job.args.step.sweep = sweep;
   job.resolved = r;
-  job.split = split_of(r.geometry.num_rows, r.vocab, blocks_at_once(!given(sweep.uncond) && !(sweep.softcap > 0)));
+  job.split = split_of(r.geometry.num_rows, r.vocab, !given(sweep.uncond) && !(sweep.softcap > 0));
   job.parts = scratch.parts;
   job.maxima = scratch.maxima;
   job.records = scratch.records;
@@ -90,7 +111,7 @@ RowsJob rows_job(RowsOp op, const SweepParams& sweep, const Resolved& r, const S
 
 // The counters that the job needs, and no more: whole rows and launches that finish no sequence need none.
 void take_counters(RowsJob* job, void* stream) {
-  const bool shared = max_of(job->split.first, job->split.rest) > 1;
+  const bool shared = max_of(job->split.first, job->split.rest) > 1 || job->split.cut > 0;
   const int64_t rows = shared ? (job->resolved.geometry.num_rows + 1) / 2 * 2 : 0;
   const int64_t each = job->op == RowsOp::kTransition ? 2 : 1;  // count_move's numbers have 64 bits
   const int64_t sequences = job->fused ? each * job->args.step.decide.x.shape[0] : 0;

@@ -12,7 +12,9 @@ namespace dlm::cuda {
 #if defined(DLM_SIMT)
 
 int current_device() { return 0; }
-int64_t blocks_at_once(bool) { return 8; }  // so that a few rows are enough to see both split rows and whole ones
+int64_t multiprocessors() { return 2; }  // so that a few rows are enough to see both split rows and whole ones
+int64_t blocks_at_once(bool) { return 4; }
+size_t shared_to_hold(int64_t) { return 0; }
 uint64_t capture_id(void*) { return 0; }
 int32_t driver_version() { return 0; }
 bool driver_suffices(int32_t) { return true; }
@@ -25,12 +27,22 @@ int current_device() {
   return device;
 }
 
+int64_t attribute(cudaDeviceAttr which) {
+  int value = 1;
+  cudaDeviceGetAttribute(&value, which, current_device());
+  return value;
+}
+
+int64_t multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
+
 int64_t blocks_at_once(bool plain) {
-  int count = 1, shared = 0;
-  const int device = current_device();
-  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-  cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
-  return int64_t{count} * max_of(1, min_of(plain ? kPlainBlocks : kOtherBlocks, shared / kSharedPerBlock));
+  const int64_t most = plain ? kPlainBlocks : kOtherBlocks;
+  return max_of<int64_t>(1, min_of(most, attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / kSharedPerBlock));
+}
+
+// With what a block has besides, one more of them does not fit.
+size_t shared_to_hold(int64_t blocks) {
+  return static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / (blocks + 1)) / 16 * 16;
 }
 
 uint64_t capture_id(void* stream) {

@@ -60,15 +60,19 @@ struct Coefficients {
   Coefficients() : array() {}
 };
 
-// Blocks per row: for the first rows, and for those behind them, which would not fill the device once more.
+// Blocks per row: for the first rows, and for those behind them, which would not fill the device once more. Or one per
+// row, and two for the first `cut`: parts of different sizes, so that not all blocks end at once.
 struct Split {
   int32_t rows = 0;             // the first ones
   int32_t first = 1, rest = 1;  // blocks for each of them; for each of the others
+  int32_t cut = 0;
+  int32_t held = 0;  // blocks that a multiprocessor is held to, where it could run more; 0: it is not
 
   DLM_HD int64_t blocks(int64_t num_rows) const {
-    return static_cast<int64_t>(rows) * first + (num_rows - rows) * rest;
+    return cut > 0 ? num_rows + cut : static_cast<int64_t>(rows) * first + (num_rows - rows) * rest;
   }
 };
+constexpr int kCutPieces = 8;  // a chunk for each warp in most vocabularies' smallest part
 
 // Of a number that counts the rows of a sequence of a transition three ways at once.
 constexpr int kMoveCountBits = 21;
@@ -112,8 +116,11 @@ void launch_divergence(const DivergenceArgs& args, const Resolved& resolved, voi
 void launch_noising(const NoisingArgs& args, const Resolved& resolved, void* stream);
 
 int current_device();
-// Blocks that read rows and run at once on the current device.
+// Of the current device: how many there are, how many blocks that read rows each runs at once, and the dynamic shared
+// memory of a block with which it runs no more than these.
+int64_t multiprocessors();
 int64_t blocks_at_once(bool plain);
+size_t shared_to_hold(int64_t blocks);
 uint64_t capture_id(void* stream);  // of the CUDA graph that the stream is being captured into; 0: none
 int32_t driver_version();           // 1000 major + 10 minor of the CUDA that the driver is for; 0: no driver
 bool driver_suffices(int32_t version);

@@ -16,22 +16,33 @@ __device__ inline bool is_wanted(const RowsJob& job, const Place& at) {
   return job.op <= RowsOp::kDraw ? at.b >= 0 : is_candidate(job.args.step.decide, at);
 }
 
-// The calling block's part of a row.
+// The calling block's part of a row: pieces [begin, end) of `pieces` equal ones.
 struct Part {
   int64_t row;
-  int index, of;
+  int begin, end, pieces;
+  int of;  // parts of the row
 
-  __device__ explicit Part(const Split& split) {
+  __device__ Part(const Split& split, int64_t num_rows) {
+    const unsigned rows = static_cast<unsigned>(num_rows), cut = static_cast<unsigned>(split.cut);
+    if (cut > 0) {  // the smaller first parts of rows, whole rows, the larger second parts
+      const bool second = blockIdx.x >= rows;
+      const unsigned at = second ? blockIdx.x - rows : blockIdx.x;
+      const bool whole = at >= cut;
+      const int first = static_cast<int>(1 + at * (kCutPieces - 1) / cut);
+      row = at, pieces = kCutPieces, of = whole ? 1 : 2;
+      begin = second ? first : 0, end = whole || second ? kCutPieces : first;
+      return;
+    }
     const unsigned before = static_cast<unsigned>(split.rows) * split.first;
     const bool first = blockIdx.x < before;
     const unsigned number = first ? blockIdx.x : blockIdx.x - before;
-    of = first ? split.first : split.rest;
+    of = pieces = first ? split.first : split.rest;
     const unsigned among = number / of;
-    index = static_cast<int>(number - among * of);
+    begin = static_cast<int>(number - among * of), end = begin + 1;
     row = first ? among : split.rows + static_cast<int64_t>(among);
   }
 
-  __device__ Chunks of_row(int chunks) const { return {index * chunks / of, (index + 1) * chunks / of}; }
+  __device__ Chunks of_row(int chunks) const { return {begin * chunks / pieces, end * chunks / pieces}; }
 };
 
 // Transitions have kernels of their own: the end of a row takes more registers there.
@@ -43,14 +54,14 @@ __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks :
   using Source = RowSource<T, kMix>;
   constexpr int kFlags = kWithTilt ? kTilt : kPlain;
   const Geometry& g = argument.resolved.geometry;
-  const Part part(argument.split);
+  const Part part(argument.split, g.num_rows);
   const int64_t row = part.row;
   const Place at = place_of(g, row);
   const bool wanted = is_wanted(argument, at);
   RowJob& job = row_job();
 
   if (argument.fused && g.packed && blockIdx.x == 0) count_absent(argument);
-  if (!wanted && part.index != 0) return;
+  if (!wanted && part.begin != 0) return;
   const bool alone = part.of == 1;
   if (threadIdx.x == 0) job.row = row, job.at = at;
   JobCopy copy;
@@ -110,8 +121,9 @@ __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks :
 inline void launch_kernel(void (*kernel)(RowsJob), const RowsJob& job, const SortSpace& space, void* stream) {
   const size_t sweeping = feed_offset(has_filters(job.args.step.sweep)) + kFeedBytes;
   const size_t sorting = job.fused ? space.shared_bytes() : 0;
+  const size_t holding = job.split.held > 0 ? shared_to_hold(job.split.held) : 0;
   const int64_t blocks = job.split.blocks(job.resolved.geometry.num_rows);
-  launch("rows", kernel, blocks, kThreads, max_of(sweeping, sorting), stream, job);
+  launch("rows", kernel, blocks, kThreads, max_of(max_of(sweeping, sorting), holding), stream, job);
 }
 
 // Each instantiated once per logit dtype, in draws_*.cu and moves_*.cu, which is where all the compile time goes.
