@@ -110,7 +110,8 @@ stage_tests() {
   probe xdist && workers=(-n 4)
   cd "$root" || return 1
   # The tests of fallbacks set this themselves.
-  env -u DLM_KERNELS_STRICT "$python" -m pytest tests -k "$chosen" -rs -p no:cacheprovider --maxfail=25 \
+  # Each by its name: what has failed is then known also where the time ends first.
+  env -u DLM_KERNELS_STRICT "$python" -m pytest tests -vv -k "$chosen" -rs -p no:cacheprovider --maxfail=25 \
     --continue-on-collection-errors "${workers[@]}" "${clients[@]}"
   status=$?
   [ $status != 5 ] || say "  no test is called $chosen: does pytest see the GPU?"
@@ -311,7 +312,7 @@ while read -r name most least; do
   record "$name" "$word" "$spent"
   if [[ $word == FAILED* ]]; then
     failed=1
-    grep -nE '^FAIL|rror:|error |assert' "$log" | head -n 12 | cut -c1-240
+    grep -nE '^FAIL|(FAILED|ERROR) .*tests/|rror:|error |assert' "$log" | head -n 12 | cut -c1-240
     tail -n 12 "$log" | cut -c1-240
   fi
 done <<<"$plan"
