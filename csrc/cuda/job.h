@@ -15,9 +15,9 @@ static_assert(kMaxChunks <= kWarp, "one lane per partial");
 constexpr int kDecideThreads = 512;  // of the kernel that only decides
 
 // Blocks that read rows, per multiprocessor: of logits as they are, and of capped or guided ones. What registers allow
-// without spilling (tests/test_cuda_build.py), where shared memory allows it: each takes a third of 100 KiB, and no GPU
-// before Hopper has room for five.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+// without spilling (tests/test_cuda_build.py), where shared memory allows it: each takes a third of 100 KiB, and only
+// Hopper and the Blackwell of data centres have room for five.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
 constexpr int kPlainBlocks = 4;
 #else
 constexpr int kPlainBlocks = 5;
