@@ -17,7 +17,6 @@ struct RowJob : RowsJob {
   const void *logits, *uncond, *other_logits;  // of the row; the last is of another posterior
   RowLaw law;
   int64_t row;
-  unsigned next;       // part that the block does
   Partial* row_parts;  // of its chunks: the block's own, where no other shares the row
   Maxima* row_maxima;
   RowState state;              // what became of it, where it is a transition's
