@@ -80,9 +80,9 @@ Split split_among(int64_t rows, int64_t vocab, int64_t at_once) {
 }
 
 // Whole rows that take as many turns with a block less per multiprocessor take those: fuller turns, and more memory for
-// each block meanwhile. Of two turns that are full, the blocks would begin and end together, and memory be idle
-// meanwhile: a part of the rows is cut, most of them so that the first turn's blocks end one after the other. (Both
-// measured, bench/notes/gpu.md: elsewhere cuts cost more than they bring.)
+// each block meanwhile. In two turns that are full, all blocks would end together, and memory be idle while they do:
+// some rows are cut in two, so that the first turn's blocks end one after the other. (Both were measured,
+// bench/notes/gpu.md: elsewhere cuts cost more than they bring.)
 Split split_of(int64_t rows, int64_t vocab, bool plain) {
   const int64_t count = multiprocessors(), most = blocks_at_once(plain), at_once = count * most;
   const auto turns = [&](int64_t blocks) { return (rows + blocks - 1) / blocks; };
