@@ -10,13 +10,16 @@ constexpr int64_t kMaxChunks = 32;
 constexpr int64_t kMinChunk = 1024;
 constexpr int64_t kMaxVocab = int64_t{1} << 30;  // inside a row an int counts
 
-DLM_HD int64_t chunk_size(int64_t vocab) {
-  const int64_t even = max_of(kMinChunk, (vocab + kMaxChunks - 1) / kMaxChunks);
+template <class Int>
+DLM_HD Int chunk_size(Int vocab) {
+  constexpr Int kMost = kMaxChunks, kLeast = kMinChunk;
+  const Int even = max_of(kLeast, (vocab + kMost - 1) / kMost);
   return (even + 15) / 16 * 16;
 }
 
-DLM_HD int64_t num_chunks(int64_t vocab) {
-  const int64_t size = chunk_size(vocab);
+template <class Int>
+DLM_HD Int num_chunks(Int vocab) {
+  const Int size = chunk_size(vocab);
   return (vocab + size - 1) / size;
 }
 

@@ -41,7 +41,8 @@ DLM_HD int64_t quotient(int64_t a, int64_t b) {
   return a / b;
 }
 
-DLM_HD_CALL Place place_of(const Geometry& g, int64_t r) {
+// Where a row is; and what else is asked once before a row is read, in place, and now and then after it, by calls.
+DLM_HD Place find_place(const Geometry& g, int64_t r) {
   Place at = {-1, -1};
   if (g.packed) {
     const int64_t flat = int_at(g.rows, r);
@@ -58,6 +59,7 @@ DLM_HD_CALL Place place_of(const Geometry& g, int64_t r) {
   }
   return at;
 }
+DLM_HD_CALL Place place_of(const Geometry& g, int64_t r) { return find_place(g, r); }
 
 // visit(row, place) for every row in order, padding included. Dense rows spare the divisions of place_of.
 template <class Visit>
@@ -82,11 +84,14 @@ DLM_HD_CALL int64_t row_offset(const Geometry& g, const Array& a, int64_t r) {
 }
 
 // The logits row that speaks for row r's position: with shift -1 the one before; the first speaks for itself too.
-DLM_HD_CALL int64_t logits_offset(const Geometry& g, const Array& logits, int64_t r) {
+DLM_HD int64_t find_logits(const Geometry& g, const Array& logits, int64_t r) {
   if (g.packed) return r * logits.stride[0];
   if (logits.ndim == 2) return max_of<int64_t>(0, r + g.shift) * logits.stride[0];
   const int64_t b = quotient(r, g.width), i = max_of<int64_t>(0, r - b * g.width + g.shift);
   return b * logits.stride[0] + i * logits.stride[1];
+}
+DLM_HD_CALL int64_t logits_offset(const Geometry& g, const Array& logits, int64_t r) {
+  return find_logits(g, logits, r);
 }
 
 // A caller's bool is a byte, and any but 0 is true: bytes that were viewed as bool may be others than 0 and 1.
@@ -96,23 +101,23 @@ DLM_HD bool flag_at(const Array& flags, const Place& at) {  // of [B, L] bool; f
   return given(flags) && bool_at(flags, at.b * flags.stride[0] + at.p * flags.stride[1]);
 }
 
-DLM_HD_CALL int64_t token_on_canvas(const Array& x, Place at) {
+DLM_HD int64_t find_token(const Array& x, const Place& at) {
   if (at.b < 0 || at.p < 0 || at.p >= x.shape[1]) return -1;
   return load_int(x.data, x.dtype, at.b * x.stride[0] + at.p * x.stride[1]);
 }
+DLM_HD_CALL int64_t token_on_canvas(const Array& x, Place at) { return find_token(x, at); }
 
 // Of a position on the canvas: whether it waits for a token.
-DLM_HD bool is_open(const DecideParams& d, const Place& at) {
-  return !d.has_mask || token_on_canvas(d.x, at) == d.mask_id;
-}
+DLM_HD bool is_open(const DecideParams& d, const Place& at) { return !d.has_mask || find_token(d.x, at) == d.mask_id; }
 
 // Whether a step may write this position; only its logits are read.
-DLM_HD_CALL bool is_candidate(const DecideParams& d, Place at) {
+DLM_HD bool may_write(const DecideParams& d, const Place& at) {
   const int64_t stop = d.window_stop < 0 ? d.x.shape[1] : d.window_stop;
   if (at.b < 0 || at.p < 0 || at.p >= d.x.shape[1] || at.p < d.window_start || at.p >= stop) return false;
   if ((d.writes & (is_open(d, at) ? kMask : kToken)) == 0) return false;
   return !flag_at(d.frozen, at) && !flag_at(d.committed, at) &&
          !(given(d.done) && bool_at(d.done, at.b * d.done.stride[0]));
 }
+DLM_HD_CALL bool is_candidate(const DecideParams& d, Place at) { return may_write(d, at); }
 
 }  // namespace dlm

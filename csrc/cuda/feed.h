@@ -138,12 +138,12 @@ class Feed {
   static_assert(Row::kBytes * kRows <= kStageBytes);
 
   // Starts with the warp's first tiles. `space` is the block's.
-  __device__ Feed(const Source& source, int64_t vocab, Chunks part, void* space)
+  __device__ Feed(const Source& source, int vocab, Chunks part, void* space)
       : source_(source),
-        row_(source.row(0), static_cast<int>(vocab)),
-        other_(source.row(kRows - 1), static_cast<int>(vocab)),
-        size_(static_cast<int>(chunk_size(vocab))),
-        end_(static_cast<int>(min_of(part.stop * chunk_size(vocab), vocab))),
+        row_(source.row(0), vocab),
+        other_(source.row(kRows - 1), vocab),
+        size_(chunk_size(vocab)),
+        end_(min_of(part.stop * size_, vocab)),
         chunk_(part.first_of_warp() * size_),
         at_(chunk_),
         left_(of_chunk()),

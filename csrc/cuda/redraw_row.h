@@ -77,12 +77,11 @@ __device__ DLM_NOINLINE inline void fill_ends(Current here, Weighing* weighing) 
 template <class Source>
 __device__ DLM_NOINLINE void find_other_stats() {
   const RowJob& job = row_job();
-  const Resolved& r = job.resolved;
-  const int chunks = static_cast<int>(num_chunks(r.vocab));
+  const int vocab = static_cast<int>(job.resolved.vocab);
   const Source source(job, true);
-  const Chunks all = {0, chunks};
-  Feed<Source> tiles(source, r.vocab, all, feed_space(cuts(job)));
-  sweep_chunks<kPlain>(source, job.law, r.vocab, all, tiles, job.row_parts, job.row_maxima);
+  const Chunks all = {0, num_chunks(vocab)};
+  Feed<Source> tiles(source, vocab, all, feed_space(cuts(job)));
+  sweep_chunks<kPlain>(source, job.law, vocab, all, tiles, job.row_parts, job.row_maxima);
   __syncthreads();
   if (cuts(job)) cut_row<Source>(true);
   find_stats<Source>(true);

@@ -13,36 +13,42 @@ namespace dlm::cuda {
 
 // Whether the row's logits are read at all.
 __device__ inline bool is_wanted(const RowsJob& job, const Place& at) {
-  return job.op <= RowsOp::kDraw ? at.b >= 0 : is_candidate(job.args.step.decide, at);
+  return job.op <= RowsOp::kDraw ? at.b >= 0 : may_write(job.args.step.decide, at);
 }
 
 // The calling block's part of a row: pieces [begin, end) of `pieces` equal ones.
 struct Part {
   int64_t row;
-  int begin, end, pieces;
+  unsigned begin, end, pieces;
   int of;  // parts of the row
 
   __device__ Part(const Split& split, int64_t num_rows) {
+    const unsigned block = blockIdx.x;
     const unsigned rows = static_cast<unsigned>(num_rows), cut = static_cast<unsigned>(split.cut);
     if (cut > 0) {  // the smaller first parts of rows, whole rows, the larger second parts
-      const bool second = blockIdx.x >= rows;
-      const unsigned at = second ? blockIdx.x - rows : blockIdx.x;
+      const bool second = block >= rows;
+      const unsigned at = second ? block - rows : block;
       const bool whole = at >= cut;
-      const int first = static_cast<int>(1 + at * (kCutPieces - 1) / cut);
+      const unsigned first = 1 + at * (kCutPieces - 1) / cut;
       row = at, pieces = kCutPieces, of = whole ? 1 : 2;
       begin = second ? first : 0, end = whole || second ? kCutPieces : first;
       return;
     }
     const unsigned before = static_cast<unsigned>(split.rows) * split.first;
-    const bool first = blockIdx.x < before;
-    const unsigned number = first ? blockIdx.x : blockIdx.x - before;
-    of = pieces = first ? split.first : split.rest;
-    const unsigned among = number / of;
-    begin = static_cast<int>(number - among * of), end = begin + 1;
+    const bool first = block < before;
+    const unsigned number = first ? block : block - before;
+    pieces = static_cast<unsigned>(first ? split.first : split.rest), of = static_cast<int>(pieces);
+    const unsigned among = number / pieces;
+    begin = number - among * pieces, end = begin + 1;
     row = first ? among : split.rows + static_cast<int64_t>(among);
   }
 
-  __device__ Chunks of_row(int chunks) const { return {begin * chunks / pieces, end * chunks / pieces}; }
+  __device__ Chunks of_row(int chunks) const { return {edge(begin, chunks), edge(end, chunks)}; }
+
+ private:
+  __device__ int edge(unsigned at, int chunks) const {
+    return static_cast<int>(at * static_cast<unsigned>(chunks) / pieces);
+  }
 };
 
 // Transitions have kernels of their own: the end of a row takes more registers there.
@@ -56,7 +62,7 @@ __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks :
   const Geometry& g = argument.resolved.geometry;
   const Part part(argument.split, g.num_rows);
   const int64_t row = part.row;
-  const Place at = place_of(g, row);
+  const Place at = find_place(g, row);
   const bool wanted = is_wanted(argument, at);
   RowJob& job = row_job();
 
@@ -68,15 +74,15 @@ __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks :
   copy.load(argument);
   if (wanted) {
     const SweepParams& sweep = argument.args.step.sweep;
-    const int64_t vocab = argument.resolved.vocab;
+    const int vocab = static_cast<int>(argument.resolved.vocab);
     const Source source(sweep, Source::row_of(sweep.logits, g, row),
                         kMix == Mix::kGuided ? Source::row_of(sweep.uncond, g, row) : nullptr);
-    const Chunks chunks = part.of_row(static_cast<int>(num_chunks(vocab)));
+    const Chunks chunks = part.of_row(num_chunks(vocab));
 
     // Everything is asked for before anything is waited for, and what one thread finds out each warp does another of.
     const float temperature = float_at(sweep.temperature, at.b);
     const bool asks = kFamily == Family::kMoves && threadIdx.x == 2 * kWarp;
-    const int64_t token = asks ? token_on_canvas(argument.args.step.decide.x, at) : -1;
+    const int64_t token = asks ? find_token(argument.args.step.decide.x, at) : -1;
     Feed<Source> tiles(source, vocab, chunks, feed_space(cuts(argument)));
 
     // While the first logits are on their way:

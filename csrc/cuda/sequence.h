@@ -17,7 +17,7 @@ __device__ inline void store_counts(const RowsJob& job, int64_t b, int64_t writt
 }
 
 // Sequences that packed rows never mention have counts all the same. Rows are few here.
-__device__ inline void count_absent(const RowsJob& job) {
+__device__ DLM_NOINLINE inline void count_absent(const RowsJob& job) {
 #pragma unroll 1
   for (int64_t b = 0; b < job.args.step.decide.x.shape[0]; ++b) {
     if (count_rows(job.resolved.geometry, b, b + 1) > 0 || threadIdx.x != 0) continue;

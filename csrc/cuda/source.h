@@ -38,7 +38,7 @@ class RowSource {
 
   // Where the logits of a row begin.
   __device__ static const T* row_of(const Array& logits, const Geometry& g, int64_t row) {
-    return given(logits) ? static_cast<const T*>(logits.data) + logits_offset(g, logits, row) : nullptr;
+    return given(logits) ? static_cast<const T*>(logits.data) + find_logits(g, logits, row) : nullptr;
   }
 
   // Of the row at hand; of its other logits.

@@ -178,18 +178,18 @@ class Sweeper {
 // The chunks of a row that `tiles` feeds, by the calling block, whose warps take turns at them: a partial each, to
 // where `parts` has that of chunk 0, and maxima likewise.
 template <int kFlags, class Source>
-__device__ void sweep_chunks(const Source& source, const RowLaw& law, int64_t vocab, Chunks part, Feed<Source>& tiles,
+__device__ void sweep_chunks(const Source& source, const RowLaw& law, int vocab, Chunks part, Feed<Source>& tiles,
                              Partial* parts, Maxima* maxima) {
   using Tiles = Feed<Source>;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int size = static_cast<int>(chunk_size(vocab)), end = static_cast<int>(vocab);
+  const int size = chunk_size(vocab);
   static_assert(kMaxChunks <= 32, "one bit per chunk");
   const unsigned suppressed = source.chunks_suppressed(size);
   unsigned doubtful = 0;
   Sweeper<kFlags, Source> sweeper(source, law);
 #pragma unroll 1
   for (int chunk = part.first_of_warp(); chunk < part.stop; chunk += kWarps) {
-    int left = min_of(size, end - chunk * size);
+    int left = min_of(size, vocab - chunk * size);
 #pragma unroll 1
     for (; left >= Tiles::kTile; left -= Tiles::kTile) {
       tiles.next();
@@ -215,7 +215,7 @@ __device__ void sweep_chunks(const Source& source, const RowLaw& law, int64_t vo
 #pragma unroll 1
   for (; doubtful != 0; doubtful &= doubtful - 1) {  // not in between: here the sweep's registers are free
     const int chunk = __ffs(static_cast<int>(doubtful)) - 1, begin = chunk * size;
-    sweeper.with_care(begin, min_of(size, end - begin)).store(parts + chunk, maxima + chunk);
+    sweeper.with_care(begin, min_of(size, vocab - begin)).store(parts + chunk, maxima + chunk);
   }
 }
 
