@@ -160,6 +160,12 @@ class Feed {
     slot_ = slot_ < (kStages - 1) * kStageBytes ? slot_ + kStageBytes : 0;
   }
 
+  // Of that tile, whose first logit is that of token `begin`: what is suppressed becomes -inf where it lies.
+  __device__ void leave_out(int begin, int size) const {
+    const SharedAddress at = slots_ + slot_;
+    put_out(source_, at + row_.skip(), at + Row::kBytes + other_.skip(), begin, begin + min_of(size, kTile));
+  }
+
   // Words of that tile, from the lane's one of turn `turn` on, of which the lane has `left` logits from there on.
   template <int kSome>
   __device__ typename Source::template Words<kSome> read(int turn = 0, int left = kTile) const {
@@ -174,6 +180,19 @@ class Feed {
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
   // Logits of the chunk that is to be fetched; none behind the last one.
   __device__ int of_chunk() const { return max_of(0, min_of(size_, end_ - chunk_)); }
+
+  // A call: rows have it in few chunks.
+  __device__ static DLM_NOINLINE void put_out(Source source, SharedAddress at, SharedAddress other, int begin,
+                                              int end) {
+    using T = typename Source::Logit;
+    source.each_suppressed(begin, end, [&](int64_t id) {
+      const int offset = (static_cast<int>(id) - begin) * static_cast<int>(sizeof(T));
+      if (lane() != 0) return;
+      store_shared_lowest<T>(at + offset);
+      if (kRows > 1) store_shared_lowest<T>(other + offset);
+    });
+    __syncwarp();
+  }
 
   __device__ SharedAddress place(int slot) const { return slots_ + slot + lane() * kVectorBytes; }
 

@@ -37,6 +37,10 @@ inline SharedAddress shared_address(void* p) { return static_cast<SharedAddress>
 inline uint32_t load_shared_word(SharedAddress p) { return *reinterpret_cast<const uint32_t*>(p); }
 inline uint32_t load_shared_half(SharedAddress p) { return *reinterpret_cast<const uint16_t*>(p); }
 inline void store_shared(SharedAddress p, const uint4& v) { *reinterpret_cast<uint4*>(p) = v; }
+inline void store_shared_word(SharedAddress p, uint32_t v) { *reinterpret_cast<uint32_t*>(p) = v; }
+inline void store_shared_half(SharedAddress p, uint32_t v) {
+  *reinterpret_cast<uint16_t*>(p) = static_cast<uint16_t>(v);
+}
 
 // Copies of 16 bytes that arrive some time before they are waited for: those of all groups but the last kPrior.
 inline void copy_async(SharedAddress to, const void* from) { __pipeline_memcpy_async(to, from, sizeof(uint4)); }
@@ -118,6 +122,12 @@ __device__ inline uint32_t load_shared_half(SharedAddress p) {
 }
 __device__ inline void store_shared(SharedAddress p, const uint4& v) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+__device__ inline void store_shared_word(SharedAddress p, uint32_t v) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(p), "r"(v) : "memory");
+}
+__device__ inline void store_shared_half(SharedAddress p, uint32_t v) {
+  asm volatile("st.shared.u16 [%0], %1;" ::"r"(p), "h"(static_cast<uint16_t>(v)) : "memory");
 }
 
 // Of memory that is read once: what others keep in the L2, like the code of a row's end, is not to make way for it.

@@ -13,6 +13,13 @@ __device__ constexpr uint32_t lowest_word() {
   return std::is_same_v<T, float> ? 0xff800000u : std::is_same_v<T, BFloat16> ? 0xff80ff80u : 0xfc00fc00u;
 }
 
+// -inf, as one logit.
+template <class T>
+__device__ inline void store_shared_lowest(SharedAddress at) {
+  if constexpr (sizeof(T) == 4) store_shared_word(at, lowest_word<T>());
+  if constexpr (sizeof(T) == 2) store_shared_half(at, lowest_word<T>() & 0xffffu);
+}
+
 // The larger logits of two words; NaN is passed over.
 template <class T>
 __device__ inline uint32_t max_word(uint32_t a, uint32_t b) {

@@ -129,6 +129,18 @@ class RowSource {
     return num_suppressed_ > 0 ? __reduce_or_sync(kAllLanes, chunks) : 0;
   }
 
+  // hit(id) in every lane for each suppressed id in [begin, end). All lanes of the warp call.
+  template <class Hit>
+  __device__ void each_suppressed(int64_t begin, int64_t end, Hit hit) const {
+    for (int first = 0; first < num_suppressed_; first += kWarp) {
+      const int i = first + static_cast<int>(threadIdx.x) % kWarp;
+      const int64_t id = i < num_suppressed_ ? suppressed(i) : -1;
+      for (unsigned found = __ballot_sync(kAllLanes, id >= begin && id < end); found != 0; found &= found - 1) {
+        hit(suppressed(first + __ffs(static_cast<int>(found)) - 1));
+      }
+    }
+  }
+
   // Where the row of one logits array begins, or of the other.
   __device__ const T* row(int of) const { return of == 0 ? cond_ : uncond_; }
 
@@ -144,18 +156,6 @@ class RowSource {
  private:
   __device__ int64_t suppressed(int64_t i) const {
     return static_cast<const int64_t*>(suppress_.data)[i * suppress_.stride[0]];
-  }
-
-  // hit(id) in every lane for each suppressed id in [begin, end).
-  template <class Hit>
-  __device__ void each_suppressed(int64_t begin, int64_t end, Hit hit) const {
-    for (int first = 0; first < num_suppressed_; first += kWarp) {
-      const int i = first + static_cast<int>(threadIdx.x) % kWarp;
-      const int64_t id = i < num_suppressed_ ? suppressed(i) : -1;
-      for (unsigned found = __ballot_sync(kAllLanes, id >= begin && id < end); found != 0; found &= found - 1) {
-        hit(suppressed(first + __ffs(static_cast<int>(found)) - 1));
-      }
-    }
   }
 
   __device__ float softened(float z) const { return kMix != Mix::kPlain && cap_.given() ? cap_(z) : z; }

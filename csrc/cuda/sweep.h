@@ -87,8 +87,8 @@ struct Swept {
   }
 };
 
-// A chunk's partial by two reads and a subtraction per logit: where tokens are suppressed, and of logits of which a
-// product with the scale says nothing any more. A call, and its arguments are copies: the sweep keeps its registers.
+// A chunk's partial by two reads and a subtraction per logit: of logits of which a product with the scale says nothing
+// any more. A call, and its arguments are copies: the sweep keeps its registers.
 template <int kFlags, class Source>
 __device__ DLM_NOINLINE Swept sweep_with_care(Source source, float scale, float draw_scale, int begin, int size) {
   Partial p = {-kInfinity, 0, 0, 0};
@@ -189,16 +189,21 @@ __device__ void sweep_chunks(const Source& source, const RowLaw& law, int vocab,
   Sweeper<kFlags, Source> sweeper(source, law);
 #pragma unroll 1
   for (int chunk = part.first_of_warp(); chunk < part.stop; chunk += kWarps) {
-    int left = min_of(size, vocab - chunk * size);
+    const int end = min_of(chunk * size + size, vocab);
+    int left = end - chunk * size;
+    const auto next = [&] {
+      tiles.next();
+      if ((suppressed >> chunk & 1) != 0) tiles.leave_out(end - left, left);
+    };
 #pragma unroll 1
     for (; left >= Tiles::kTile; left -= Tiles::kTile) {
-      tiles.next();
+      next();
       sweeper.add(tiles.template read<Tiles::kWords>());
     }
     if (left > 0) {
       constexpr int kHalf = Tiles::kWords / 2, kSome = 2;
       int turn = 0;
-      tiles.next();
+      next();
       if (left >= kHalf * Tiles::kTurn) {
         sweeper.add(tiles.template read<kHalf>());
         turn = kHalf;
@@ -209,7 +214,7 @@ __device__ void sweep_chunks(const Source& source, const RowLaw& law, int vocab,
       }
     }
     Swept swept;
-    if (!sweeper.close(&swept) || (suppressed >> chunk & 1) != 0) doubtful |= 1u << chunk;
+    if (!sweeper.close(&swept)) doubtful |= 1u << chunk;
     swept.store(parts + chunk, maxima + chunk);
   }
 #pragma unroll 1
