@@ -61,19 +61,20 @@ class CudaOps:
                 args[0].copy_(moved[0])
             for k in WRITTEN & kwargs.keys():
                 if kwargs[k] is not None:
-                    kwargs[k].copy_(moved_kwargs[k])
+                    kwargs[k].detach().copy_(moved_kwargs[k].detach())
             return tuple(t.cpu() for t in out)
 
         return op
 
 
 def _to_cuda(value):
-    """The same tensor on the GPU, its strides too."""
+    """The same tensor on the GPU, its strides too, and a leaf like it."""
     if not isinstance(value, torch.Tensor):
         return value
     repeated = [size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride())]
     base = value[tuple(slice(0, 1) if again else slice(None) for again in repeated)]
-    return torch.empty_strided(base.shape, base.stride(), dtype=base.dtype, device="cuda").copy_(base).expand_as(value)
+    moved = torch.empty_strided(base.shape, base.stride(), dtype=base.dtype, device="cuda").copy_(base.detach())
+    return moved.expand_as(value).requires_grad_(value.requires_grad)
 
 
 @functools.cache
