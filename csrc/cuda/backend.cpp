@@ -81,19 +81,22 @@ Split split_among(int64_t rows, int64_t vocab, int64_t at_once) {
 
 // Whole rows that take as many turns with a block less per multiprocessor take those: fuller turns, and more memory for
 // each block meanwhile. In two turns that are full, all blocks would end together, and memory be idle while they do:
-// some rows are cut in two, so that the first turn's blocks end one after the other. (Both were measured,
-// bench/notes/gpu.md: elsewhere cuts cost more than they bring.)
+// some rows are cut in two, so that the first turn's blocks end one after the other; elsewhere memory begins with the
+// rows of the next turn meanwhile. (All of it was measured, bench/notes/gpu.md: no two of these bring more than one.)
 Split split_of(int64_t rows, int64_t vocab, bool plain) {
   const int64_t count = multiprocessors(), most = blocks_at_once(plain), at_once = count * most;
   const auto turns = [&](int64_t blocks) { return (rows + blocks - 1) / blocks; };
   Split split = split_among(rows, vocab, at_once);
   if (split.first > 1 || split.rest > 1 || turns(at_once) < 2) return split;
+  int64_t places = at_once;
   if (most > 1 && turns(count * (most - 1)) == turns(at_once)) {
-    split = split_among(rows, vocab, count * (most - 1));
+    places = count * (most - 1);
+    split = split_among(rows, vocab, places);
     split.held = static_cast<int32_t>(most - 1);
   } else if (turns(at_once) == 2 && rows <= kCountedRows && num_chunks(vocab) >= kCutPieces) {
     split.cut = static_cast<int32_t>(at_once * 9 / 20);
   }
+  if (plain && split.cut == 0) split.turn = static_cast<int32_t>(places);
   return split;
 }
 

@@ -28,6 +28,8 @@ inline uint4 load_once(const void* p) {
   return v;
 }
 
+inline void prefetch(const void*) {}  // the line of this byte, into the L2
+
 template <class T>
 inline void keep_address(T**) {}
 
@@ -91,6 +93,8 @@ __device__ inline float reciprocal_approx(float v) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
   return r;
 }
+
+__device__ inline void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // From here on the address is what it is: it is not worked out again wherever it is used.
 template <class T>

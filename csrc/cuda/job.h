@@ -67,11 +67,14 @@ struct Split {
   int32_t first = 1, rest = 1;  // blocks for each of them; for each of the others
   int32_t cut = 0;
   int32_t held = 0;  // blocks that a multiprocessor is held to, where it could run more; 0: it is not
+  int32_t turn = 0;  // how many blocks later the one comes that takes a block's place; 0: nobody looks ahead
 
   DLM_HD int64_t blocks(int64_t num_rows) const {
     return cut > 0 ? num_rows + cut : static_cast<int64_t>(rows) * first + (num_rows - rows) * rest;
   }
 };
+// Of the row of a later block: for all blocks a third of an L2 of 50 MB.
+constexpr int kAheadBytes = 24 << 10;
 constexpr int kCutPieces = 8;  // a chunk for each warp in most vocabularies' smallest part
 
 // Of a number that counts the rows of a sequence of a transition three ways at once.

@@ -11,9 +11,23 @@
 
 namespace dlm::cuda {
 
+// What a later block reads first, fetched into the L2 as this one begins to finish its row: memory has something to do
+// meanwhile. A warp's business.
+struct Coming {
+  static constexpr int kLine = 128;
+  const unsigned char* first;
+  int bytes;
+
+  __device__ void fetch() const {
+#pragma unroll 1
+    for (int at = static_cast<int>(threadIdx.x) % kWarp * kLine; at < bytes; at += kWarp * kLine) prefetch(first + at);
+  }
+};
+
 // What took loads and divisions to find out is found out once, before the row is read.
 struct RowJob : RowsJob {
   alignas(16) Place at;
+  alignas(16) Coming coming;
   const void *logits, *uncond, *other_logits;  // of the row; the last is of another posterior
   RowLaw law;
   int64_t row;

@@ -54,6 +54,23 @@ struct Part {
 // Transitions have kernels of their own: the end of a row takes more registers there.
 enum class Family : int { kDraws = 0, kMoves = 1 };
 
+// What the block reads first that takes this one's place: of whole rows it is known which one that is.
+template <class Source, Family kFamily>
+__device__ Coming coming(const RowsJob& job, int64_t b) {
+  const Geometry& g = job.resolved.geometry;
+  const DecideParams& decide = job.args.step.decide;
+  const int64_t row = blockIdx.x + static_cast<int64_t>(job.split.turn);
+  if (row >= g.num_rows) return {};
+  const Place at = find_place(g, row);
+  // Nobody may look at what is being written: positions of transitions one by one, others with their sequence.
+  const bool settled =
+      kFamily == Family::kMoves ? !decide.has_mask || decide.writes == (kMask | kToken) : !job.fused || at.b == b;
+  if (!settled || !is_wanted(job, at)) return {};
+  const int64_t bytes = job.resolved.vocab * static_cast<int64_t>(sizeof(typename Source::Logit));
+  return {reinterpret_cast<const unsigned char*>(Source::row_of(job.args.step.sweep.logits, g, row)),
+          static_cast<int>(min_of<int64_t>(bytes, kAheadBytes))};
+}
+
 template <class T, Mix kMix, bool kWithTilt, Family kFamily = Family::kDraws>
 __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks : kOtherBlocks)
     rows_kernel(const __grid_constant__ RowsJob argument) {
@@ -101,12 +118,18 @@ __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks :
       const Stream stream = kFamily == Family::kMoves ? kStreamRoute : kStreamDraw;
       job.uniform = row_uniform(argument.args.step.draw, g, row, at, stream);
     }
+    const bool looks_ahead = argument.split.turn > 0 && threadIdx.x / kWarp == kWarps - 1;
+    if (looks_ahead) {
+      const Coming next = coming<Source, kFamily>(argument, at.b);
+      if (threadIdx.x % kWarp == 0) job.coming = next;
+    }
 
     if (law.draw_beta > 0 && law.draw_beta != law.beta) {
       sweep_chunks<kFlags | kTwoLaws>(source, law, vocab, chunks, tiles, parts, maxima);
     } else {
       sweep_chunks<kFlags>(source, law, vocab, chunks, tiles, parts, maxima);
     }
+    if (looks_ahead) job.coming.fetch();
   } else {
     copy.store();
   }
