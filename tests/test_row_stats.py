@@ -167,6 +167,21 @@ def check_row_stats(logits, temperature, **kwargs):
         assert bool((got["p_given"][good][~known] == 0).all())
 
 
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_suppressed_tokens_wherever_they_lie(backend, dtype, guided):
+    """The largest logits, at both ends of chunks, of what a warp reads at once (1024 or 512 logits) and of the row, whose rows
+    begin at odd places: none of them counts."""
+    vocab, size = 36_000, chunk.chunk_size(36_000)
+    edges = [0, 512, 1024, size, size + 512, size + 1024, 2 * size, vocab - size, vocab]
+    ids = sorted({e + d for e in edges for d in (-1, 0, 1) if 0 <= e + d < vocab})
+    g = torch.Generator().manual_seed(3)
+    z, u = (make_logits(g, "normal", (1, 2, vocab + 1)).to(dtype)[..., 1:] for _ in range(2))
+    z[..., ids] += 40
+    more = dict(uncond_logits=u, cfg_scale=0.5) if guided else {}
+    check_row_stats(z, torch.tensor([0.7]), suppress=torch.tensor(ids[::-1]), given=torch.tensor([[5, 1024]]), **more)
+
+
 @given(
     data=st.data(),
     seed=st.integers(0, 2**32 - 1),

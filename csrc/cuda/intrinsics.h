@@ -28,7 +28,8 @@ inline uint4 load_once(const void* p) {
   return v;
 }
 
-inline void prefetch(const void*) {}  // the line of this byte, into the L2
+// The line of this byte, into the L2.
+inline void prefetch(const void* p) { static_cast<void>(*static_cast<const volatile unsigned char*>(p)); }
 
 template <class T>
 inline void keep_address(T**) {}

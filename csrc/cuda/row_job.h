@@ -19,6 +19,7 @@ struct Coming {
   int bytes;
 
   __device__ void fetch() const {
+    __syncwarp();  // a lane has written it, and the warp may have had no chunk to sweep since
 #pragma unroll 1
     for (int at = static_cast<int>(threadIdx.x) % kWarp * kLine; at < bytes; at += kWarp * kLine) prefetch(first + at);
   }
