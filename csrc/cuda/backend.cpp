@@ -81,8 +81,9 @@ Split split_among(int64_t rows, int64_t vocab, int64_t at_once) {
 
 // Whole rows that take as many turns with a block less per multiprocessor take those: fuller turns, and more memory for
 // each block meanwhile. In two turns that are full, all blocks would end together, and memory be idle while they do:
-// some rows are cut in two, so that the first turn's blocks end one after the other; elsewhere memory begins with the
-// rows of the next turn meanwhile. (All of it was measured, bench/notes/gpu.md: no two of these bring more than one.)
+// some rows are cut in two, so that the first turn's blocks end one after the other; elsewhere blocks look ahead. (All
+// of it was measured, bench/notes/gpu.md: elsewhere cuts cost more than they bring, and so does looking ahead beside
+// cuts.)
 Split split_of(int64_t rows, int64_t vocab, bool plain) {
   const int64_t count = multiprocessors(), most = blocks_at_once(plain), at_once = count * most;
   const auto turns = [&](int64_t blocks) { return (rows + blocks - 1) / blocks; };

@@ -11,8 +11,8 @@
 
 namespace dlm::cuda {
 
-// What a later block reads first, fetched into the L2 as this one begins to finish its row: memory has something to do
-// meanwhile. A warp's business.
+// What a later block reads first, fetched into the L2 as this one begins to finish its row. A warp's business. (What
+// was measured is that rows are faster with this code, and not because of what it fetches: bench/notes/gpu.md.)
 struct Coming {
   static constexpr int kLine = 128;
   const unsigned char* first;
