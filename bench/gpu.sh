@@ -102,17 +102,20 @@ PY
 }
 
 stage_tests() {
-  local chosen="cuda and not instructions_per_logit" workers=() clients=() status # counting instructions takes no GPU
+  local chosen="cuda and not instructions_per_logit" workers=() without=() cores status # counting instructions takes no GPU
   probe pytest && probe hypothesis || { say "  pytest or hypothesis is missing; the next two stages need neither"; return 77; }
   if [ "$mode" = cuda ]; then export DLM_KERNELS_TEST_BACKENDS=cuda; else chosen=test_seeds; fi
-  probe diffusers || clients=(--ignore-glob "*/test_diffusers*.py")
+  probe diffusers || without+=(--ignore-glob "*/test_diffusers*.py")
+  # Without CuPy all of it is emulated, and compiling the emulation takes longer than everything else here.
+  probe cupy || without+=(--ignore-glob "*/test_array_cuda.py")
   # In parallel, and a process that a CUDA error has spoiled takes only its own tests with it.
-  probe xdist && workers=(-n 4)
+  cores=$(nproc)
+  probe xdist && workers=(-n $((cores < 12 ? cores : 12)))
   cd "$root" || return 1
   # The tests of fallbacks set this themselves.
   # Each by its name: what has failed is then known also where the time ends first.
   env -u DLM_KERNELS_STRICT "$python" -m pytest tests -vv -k "$chosen" -rs -p no:cacheprovider --maxfail=25 \
-    --continue-on-collection-errors "${workers[@]}" "${clients[@]}"
+    --continue-on-collection-errors "${workers[@]}" "${without[@]}"
   status=$?
   [ $status != 5 ] || say "  no test is called $chosen: does pytest see the GPU?"
   say "  $(grep -E '[0-9]+ (passed|failed|error)' "$out/tests.log" | tail -n 1)"

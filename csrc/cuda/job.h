@@ -73,6 +73,7 @@ struct Split {
     return cut > 0 ? num_rows + cut : static_cast<int64_t>(rows) * first + (num_rows - rows) * rest;
   }
 };
+
 // Of the row of a later block: for all blocks a third of an L2 of 50 MB.
 constexpr int kAheadBytes = 24 << 10;
 constexpr int kCutPieces = 8;  // a chunk for each warp in most vocabularies' smallest part
