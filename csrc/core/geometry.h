@@ -41,8 +41,14 @@ DLM_HD int64_t quotient(int64_t a, int64_t b) {
   return a / b;
 }
 
+// The sequence of a dense row; 0 for packed ones, which say it themselves.
+DLM_HD int64_t sequence_of(const Geometry& g, int64_t r) {
+  return g.packed || g.batch == 1 || g.width == 0 ? 0 : quotient(r, g.width);
+}
+
 // Where a row is; and what else is asked once before a row is read, in place, and now and then after it, by calls.
-DLM_HD Place find_place(const Geometry& g, int64_t r) {
+// `b`: its sequence_of, where somebody has it already.
+DLM_HD Place find_place(const Geometry& g, int64_t r, int64_t b) {
   Place at = {-1, -1};
   if (g.packed) {
     const int64_t flat = int_at(g.rows, r);
@@ -51,14 +57,15 @@ DLM_HD Place find_place(const Geometry& g, int64_t r) {
       at.p = flat - at.b * g.length;
     }
   } else {
-    at.b = quotient(r, g.width);
-    at.p = r - at.b * g.width;
+    at.b = b;
+    at.p = r - b * g.width;
     // Unsigned: on a device `start` comes unchecked, and is_candidate judges what it leads to.
     if (given(g.start))
       at.p = static_cast<int64_t>(static_cast<uint64_t>(at.p) + static_cast<uint64_t>(int_at(g.start, at.b)));
   }
   return at;
 }
+DLM_HD Place find_place(const Geometry& g, int64_t r) { return find_place(g, r, sequence_of(g, r)); }
 DLM_HD_CALL Place place_of(const Geometry& g, int64_t r) { return find_place(g, r); }
 
 // visit(row, place) for every row in order, padding included. Dense rows spare the divisions of place_of.
@@ -84,11 +91,13 @@ DLM_HD_CALL int64_t row_offset(const Geometry& g, const Array& a, int64_t r) {
 }
 
 // The logits row that speaks for row r's position: with shift -1 the one before; the first speaks for itself too.
-DLM_HD int64_t find_logits(const Geometry& g, const Array& logits, int64_t r) {
+DLM_HD int64_t find_logits(const Geometry& g, const Array& logits, int64_t r, int64_t b) {
   if (g.packed) return r * logits.stride[0];
   if (logits.ndim == 2) return max_of<int64_t>(0, r + g.shift) * logits.stride[0];
-  const int64_t b = quotient(r, g.width), i = max_of<int64_t>(0, r - b * g.width + g.shift);
-  return b * logits.stride[0] + i * logits.stride[1];
+  return b * logits.stride[0] + max_of<int64_t>(0, r - b * g.width + g.shift) * logits.stride[1];
+}
+DLM_HD int64_t find_logits(const Geometry& g, const Array& logits, int64_t r) {
+  return find_logits(g, logits, r, sequence_of(g, r));
 }
 DLM_HD_CALL int64_t logits_offset(const Geometry& g, const Array& logits, int64_t r) {
   return find_logits(g, logits, r);

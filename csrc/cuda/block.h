@@ -37,10 +37,10 @@ __device__ T warp_reduce(T v, Join join) {
   return v;
 }
 
-template <class T, class Join>
-__device__ T block_reduce(T v, Join join) {
+template <class T, class JoinLanes, class Join>
+__device__ T block_join(T v, JoinLanes join_lanes, Join join) {
   DLM_SHARED(T, part, [kMostWarps]);
-  v = warp_reduce(v, join);
+  v = join_lanes(v);
   if (threadIdx.x % kWarp == 0) part[threadIdx.x / kWarp] = v;
   __syncthreads();
   v = part[0];
@@ -48,6 +48,11 @@ __device__ T block_reduce(T v, Join join) {
   for (unsigned w = 1; w < blockDim.x / kWarp; ++w) v = join(v, part[w]);
   __syncthreads();  // `part` is free for the next call
   return v;
+}
+
+template <class T, class Join>
+__device__ T block_reduce(T v, Join join) {
+  return block_join(v, [&](const T& mine) { return warp_reduce(mine, join); }, join);
 }
 
 __device__ DLM_NOINLINE inline int block_min(int v) {

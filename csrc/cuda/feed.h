@@ -147,9 +147,10 @@ class Feed {
         chunk_(part.first_of_warp() * size_),
         at_(chunk_),
         left_(of_chunk()),
+        begins_inside_(row_.skip() + other_.skip() > 0),
         slots_(shared_address(space) + static_cast<int>(threadIdx.x) / kWarp * kStages * kStageBytes) {
 #pragma unroll 1
-    for (int i = 0; i < kStages - 1; ++i) fetch_some(i * kStageBytes);
+    for (int i = 0; i < kStages - 1; ++i) fetch(i * kStageBytes);
   }
 
   // Until the next tile is there, for all lanes. They have read the one before: in its place goes another.
@@ -197,7 +198,7 @@ class Feed {
   __device__ SharedAddress place(int slot) const { return slots_ + slot + lane() * kVectorBytes; }
 
   __device__ void fetch(int slot) {
-    if (left_ < kTile + Row::kLogits) {
+    if (left_ < kTile + Row::kLogits || (at_ == 0 && begins_inside_)) {
       fetch_some(slot);
       return;
     }
@@ -228,6 +229,7 @@ class Feed {
   const Row row_, other_;
   const int size_, end_;       // of a chunk; where the block's share ends
   int chunk_, at_, left_;      // the next tile to fetch: its chunk, itself, logits of the chunk from there on
+  const bool begins_inside_;   // a vector: the row has no whole one before its first tile
   const SharedAddress slots_;  // the warp's
   int slot_ = (kStages - 1) * kStageBytes;  // bytes behind that: where the tile is that is read
 };

@@ -15,9 +15,19 @@ struct Gathered {
   int ties, first;     // logits of the winning chunk that attain it: how many, the first one's offset
 };
 
-__device__ inline Gathered join(const Gathered& a, const Gathered& b) {
-  return {a.mass + b.mass,       a.tilt + b.tilt, fmaxf(a.second, b.second),
-          fmaxf(a.near, b.near), a.ties + b.ties, min_of(a.first, b.first)};
+struct Joined {
+  __device__ Gathered operator()(const Gathered& a, const Gathered& b) const {
+    return {a.mass + b.mass,       a.tilt + b.tilt, fmaxf(a.second, b.second),
+            fmaxf(a.near, b.near), a.ties + b.ties, min_of(a.first, b.first)};
+  }
+};
+
+// Of the warp. All but the sums in an instruction each.
+__device__ inline Gathered warp_join(const Gathered& g) {
+  const auto largest = [](float v) { return from_ordered(__reduce_max_sync(kAllLanes, ordered(v))); };
+  return {
+      warp_reduce(g.mass, Plus{}),          warp_reduce(g.tilt, Plus{}),          largest(g.second), largest(g.near),
+      __reduce_add_sync(kAllLanes, g.ties), __reduce_min_sync(kAllLanes, g.first)};
 }
 
 // A rest below this may be missing what exponentials in float lose below 2^-126.
@@ -32,12 +42,12 @@ class Finisher {
   __device__ Finisher(const Source& source, bool cut_stats)
       : source_(source),
         law_(row_job().law),
-        vocab_(row_job().resolved.vocab),
-        size_(static_cast<int>(chunk_size(vocab_))),
+        vocab_(static_cast<int>(row_job().resolved.vocab)),
+        size_(chunk_size(vocab_)),
         cut_(cuts(row_job())),
         cut_stats_(cut_stats) {
     mine_ = {-kInfinity, 0, 0, 0};
-    if (lane() < static_cast<int>(num_chunks(vocab_))) mine_ = row_job().row_parts[lane()];
+    if (lane() < num_chunks(vocab_)) mine_ = row_job().row_parts[lane()];
     max_ = warp_max(mine_.max);
     bad_ = __any_sync(kAllLanes, is_bad_chunk(as_chunk(mine_))) != 0 || max_ == -kInfinity;
   }
@@ -55,7 +65,7 @@ class Finisher {
 
   __device__ RowStats stats() const {
     const int winner = __ffs(static_cast<int>(__ballot_sync(kAllLanes, mine_.max == max_))) - 1;
-    const int64_t begin = static_cast<int64_t>(winner) * size_;
+    const int begin = winner * size_;
     Gathered g;
     float about = max_;
 #pragma unroll 1
@@ -65,7 +75,7 @@ class Finisher {
         const ChunkStats loser = relative_to(as_chunk(mine_), max_, law_.beta, law_.beta);
         g.mass += loser.mass, g.tilt += loser.tilt, g.second = fmaxf(g.second, mine_.max);
       }
-      g = block_reduce(g, [](const Gathered& a, const Gathered& b) { return join(a, b); });
+      g = block_join(g, warp_join, Joined{});
       if (about < max_ || g.ties > 1 || g.mass >= kFaint || g.near == -kInfinity) break;
       about = g.near;  // floats this far below the maximum are lost: once more about the largest of them
     }
@@ -84,7 +94,7 @@ class Finisher {
   __device__ void leave_out(int64_t token, float z) {
     const Partial* const parts = row_job().row_parts;
     skipped_ = token;
-    const int chunk = static_cast<int>(quotient(token, size_));
+    const int chunk = static_cast<int>(token) / size_;
     const float scale = static_cast<float>(law_.draw_beta * kLog2e), top = parts[chunk].max;
     const float all = parts[chunk].draw_mass, share = exp2_approx((z - reference(top)) * scale);
     if (z < top && share <= all / 2) {
@@ -106,22 +116,23 @@ class Finisher {
     const double above = exp_d((static_cast<double>(mine_.max) - max_) * law_.draw_beta);
     const double left = hit != 0 ? max_of(0.0, target - before) / above : kInfinity;
     const float ref = __shfl_sync(kAllLanes, mine_.max, chosen), scale = static_cast<float>(law_.draw_beta * kLog2e);
-    return invert(static_cast<int64_t>(chosen) * size_, __shfl_sync(kAllLanes, left, chosen),
+    return invert(chosen * size_, __shfl_sync(kAllLanes, left, chosen),
                   [&](float z, int64_t) { return exp2_approx((z - ref) * scale); });
   }
 
   // The token of the chunk at `begin` at which the sum of its terms passes `left`; -1 if all are 0. term(logit, token).
   // Every thread sums a stretch, then a warp searches the one that the target falls in.
   template <class Term>
-  __device__ int64_t invert(int64_t begin, double left, Term term) const {
+  __device__ int64_t invert(int begin, double left, Term term) const {
     constexpr int kLogits = Source::kLogits;
     const int size = size_of_chunk(begin);
     const int stretch = ((size + kThreads - 1) / kThreads + kLogits - 1) / kLogits * kLogits;
 
     const int mine = static_cast<int>(threadIdx.x) * stretch;
     double mass = 0;
-    each_vector(begin, size, mine, kLogits, min_of(size, mine + stretch), cut_,
-                [&](float z, int at) { mass += term(z, begin + at); });
+    each_vector(begin, size, mine, kLogits, min_of(size, mine + stretch), cut_, [&](const auto& v, int at) {
+      v.each([&](int k, float z) { mass += term(source_.effective(z), begin + at + k); });
+    });
     const Scan<double> cdf = block_scan(mass);
     const Choice chosen = choose(mass > 0, cdf.through > left);
     if (chosen.index < 0) return -1;
@@ -150,10 +161,11 @@ class Finisher {
     return token < 0 ? -1 : begin + token;
   }
 
-  // body(logit, offset) for the vectors of a chunk at `offset`, + stride, ... below `stop`.
+  // body(vector, offset) for the vectors of a chunk at `offset`, + stride, ... below `stop`.
   template <class Body>
-  __device__ void each_vector(int64_t begin, int size, int offset, int stride, int stop, bool cut, Body body) const {
-    const Cutoff cutoff = cutoff_of(cut), here = {cutoff.z, offset_in(begin, size_, cutoff.index)};
+  __device__ void each_vector(int begin, int size, int offset, int stride, int stop, bool cut, Body body) const {
+    Cutoff here = cutoff_of(cut);
+    if (cut) here.index = offset_in(begin, size_, here.index);
     auto next = Source::Vector::none();
 #pragma unroll 1  // once per row: registers are worth more here than a few cycles, but not than a trip to memory
     for (int at = offset - stride; at < stop; at += stride) {
@@ -163,8 +175,7 @@ class Finisher {
       source_.suppress(begin + at, &vector);
       if (skipped_ >= 0) Source::leave_out(skipped_, begin + at, &vector);
       if (cut) vector.filter([&](int i, float z) { return keeps(here, source_.effective(z), at + i); });
-      // Past the end: -inf, neither a maximum nor mass.
-      vector.each([&](int i, float z) { body(source_.effective(z), at + i); });
+      body(vector, at);  // past the end: -inf, neither a maximum nor mass
     }
   }
 
@@ -182,39 +193,52 @@ class Finisher {
     return {block_max(has_mass ? t : -1), false};
   }
 
-  __device__ int size_of_chunk(int64_t begin) const { return static_cast<int>(min_of<int64_t>(size_, vocab_ - begin)); }
+  __device__ int size_of_chunk(int begin) const { return min_of(size_, vocab_ - begin); }
 
   __device__ void sum_again(int chunk, float scale) {
-    const int64_t begin = static_cast<int64_t>(chunk) * size_;
+    const int begin = chunk * size_;
     const int size = size_of_chunk(begin), mine = static_cast<int>(threadIdx.x) * Source::kLogits;
     float top = -kInfinity, mass = 0;
-    each_vector(begin, size, mine, Source::kTurn, size, cut_, [&](float z, int) { top = fmaxf(top, z); });
+    each_vector(begin, size, mine, Source::kTurn, size, cut_,
+                [&](const auto& v, int) { top = fmaxf(top, source_.effective(v.top())); });
     top = block_max(top);
     const float ref = reference(top);
-    each_vector(begin, size, mine, Source::kTurn, size, cut_,
-                [&](float z, int) { mass += exp2_approx((z - ref) * scale); });
+    each_vector(begin, size, mine, Source::kTurn, size, cut_, [&](const auto& v, int) {
+      v.each([&](int, float z) { mass += exp2_approx((source_.effective(z) - ref) * scale); });
+    });
     mass = block_sum(mass);
     if (lane() == chunk) mine_ = {top, mass, 0, mass};
     max_ = warp_max(mine_.max);
   }
 
   // The calling thread's part of the winning chunk, its exponentials about `about`.
-  __device__ Gathered gather(int64_t begin, float about) const {
+  __device__ Gathered gather(int begin, float about) const {
     const float scale = static_cast<float>(law_.beta * kLog2e);
     const int size = size_of_chunk(begin);
     Gathered g = {0, 0, -kInfinity, -kInfinity, 0, size_};
     float mass = 0, tilt = 0;
-    each_vector(begin, size, static_cast<int>(threadIdx.x) * Source::kLogits, Source::kTurn, size, cut_stats_,
-                [&](float z, int at) {
-                  if (z >= max_) {
-                    if (g.ties++ == 0) g.first = at;
-                    return;
-                  }
-                  const float y = (z - about) * scale, e = exp2_approx(y);
-                  mass += e;
-                  tilt = fmaf(e, fmaxf(y, -126.0f), tilt);
-                  g.near = fmaxf(g.near, z);
-                });
+    const int mine = static_cast<int>(threadIdx.x) * Source::kLogits;
+    each_vector(begin, size, mine, Source::kTurn, size, cut_stats_, [&](auto& v, int at) {
+      if (source_.effective(v.top()) >= max_) {
+#pragma unroll 1
+        for (int k = 0; k < Source::kLogits; ++k) {
+          if (!(source_.effective(v.at(k)) >= max_)) continue;
+          g.first = min_of(g.first, at + k);
+          ++g.ties;
+          v.exclude(k);
+        }
+      }
+      g.near = fmaxf(g.near, source_.effective(v.top()));
+      if (law_.tilt) {
+        v.each([&](int, float z) {
+          const float y = (source_.effective(z) - about) * scale, e = exp2_approx(y);
+          mass += e;
+          tilt = fmaf(e, fmaxf(y, -126.0f), tilt);
+        });
+      } else {
+        v.each([&](int, float z) { mass += exp2_approx((source_.effective(z) - about) * scale); });
+      }
+    });
     g.second = g.near;
     ChunkStats sums;
     sums.max = about, sums.mass = mass, sums.tilt = tilt * kLn2;
@@ -225,8 +249,7 @@ class Finisher {
 
   const Source& source_;
   const RowLaw& law_;
-  const int64_t vocab_;
-  const int size_;
+  const int vocab_, size_;
   Partial mine_;
   float max_;
   bool bad_;

@@ -46,6 +46,8 @@ struct Packed {
   template <class Keep>
   __device__ void filter(Keep keep);                               // all but those with keep(i, logit) do
   __device__ static Packed load(const T* z, int n, bool aligned);  // the first n of them; -inf beyond
+  // Of these, too; or of a vector that begins in the second half of a word. A call.
+  __device__ static Packed load_some(const T* z, int n);
 };
 
 template <class T, int kWords>
@@ -142,18 +144,23 @@ __device__ inline Packed<T, kWords> Packed<T, kWords>::load(const T* z, int n, b
     out.word[0] = v.x, out.word[1] = v.y, out.word[2] = v.z, out.word[3] = v.w;
     return out;
   }
+  if (n < kLogits || reinterpret_cast<uintptr_t>(z) % sizeof(uint32_t) != 0) return load_some(z, n);
+#pragma unroll
+  for (int w = 0; w < kWords; ++w) out.word[w] = reinterpret_cast<const uint32_t*>(z)[w];
+  return out;
+}
+
+template <class T, int kWords>
+__device__ DLM_NOINLINE Packed<T, kWords> Packed<T, kWords>::load_some(const T* z, int n) {
+  Packed out = none();
 #pragma unroll
   for (int w = 0; w < kWords; ++w) {
-    uint32_t bits = lowest_word<T>();
     if constexpr (sizeof(T) == 4) {
-      if (w < n) memcpy(&bits, z + w, sizeof bits);
-    } else if (2 * w + 2 <= n && reinterpret_cast<uintptr_t>(z) % sizeof bits == 0) {
-      bits = reinterpret_cast<const uint32_t*>(z)[w];
+      if (w < n) memcpy(&out.word[w], z + w, sizeof(uint32_t));
     } else {
-      if (2 * w < n) bits = (bits & 0xffff0000u) | z[2 * w].bits;
-      if (2 * w + 1 < n) bits = (bits & 0xffffu) | static_cast<uint32_t>(z[2 * w + 1].bits) << 16;
+      if (2 * w < n) out.word[w] = (out.word[w] & 0xffff0000u) | z[2 * w].bits;
+      if (2 * w + 1 < n) out.word[w] = (out.word[w] & 0xffffu) | static_cast<uint32_t>(z[2 * w + 1].bits) << 16;
     }
-    out.word[w] = bits;
   }
   return out;
 }

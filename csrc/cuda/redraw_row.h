@@ -172,7 +172,8 @@ __device__ DLM_NOINLINE void finish_redraw() {
   const Cutoff cutoff = cutoff_of(cuts(job));
   if (threadIdx.x == 0) {
     weighing.stats = job.stats;
-    job.other_logits = guided ? Source::row_of(job.other, r.geometry, job.row) : nullptr;
+    job.other_logits =
+        guided ? Source::row_of(job.other, r.geometry, job.row, sequence_of(r.geometry, job.row)) : nullptr;
     weighing.cutoff = cutoff;
     weighing.other_cutoff = {};
   }

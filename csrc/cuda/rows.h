@@ -67,8 +67,9 @@ __device__ Coming coming(const RowsJob& job, int64_t b) {
       kFamily == Family::kMoves ? !decide.has_mask || decide.writes == (kMask | kToken) : !job.fused || at.b == b;
   if (!settled || !is_wanted(job, at)) return {};
   const int64_t bytes = job.resolved.vocab * static_cast<int64_t>(sizeof(typename Source::Logit));
-  return {reinterpret_cast<const unsigned char*>(Source::row_of(job.args.step.sweep.logits, g, row)),
-          static_cast<int>(min_of<int64_t>(bytes, kAheadBytes))};
+  return {
+      reinterpret_cast<const unsigned char*>(Source::row_of(job.args.step.sweep.logits, g, row, sequence_of(g, row))),
+      static_cast<int>(min_of<int64_t>(bytes, kAheadBytes))};
 }
 
 template <class T, Mix kMix, bool kWithTilt, Family kFamily = Family::kDraws>
@@ -79,7 +80,8 @@ __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks :
   const Geometry& g = argument.resolved.geometry;
   const Part part(argument.split, g.num_rows);
   const int64_t row = part.row;
-  const Place at = find_place(g, row);
+  const int64_t b = sequence_of(g, row);
+  const Place at = find_place(g, row, b);
   const bool wanted = is_wanted(argument, at);
   RowJob& job = row_job();
 
@@ -92,8 +94,8 @@ __global__ void __launch_bounds__(kThreads, kMix == Mix::kPlain ? kPlainBlocks :
   if (wanted) {
     const SweepParams& sweep = argument.args.step.sweep;
     const int vocab = static_cast<int>(argument.resolved.vocab);
-    const Source source(sweep, Source::row_of(sweep.logits, g, row),
-                        kMix == Mix::kGuided ? Source::row_of(sweep.uncond, g, row) : nullptr);
+    const Source source(sweep, Source::row_of(sweep.logits, g, row, b),
+                        kMix == Mix::kGuided ? Source::row_of(sweep.uncond, g, row, b) : nullptr);
     const Chunks chunks = part.of_row(num_chunks(vocab));
 
     // Everything is asked for before anything is waited for, and what one thread finds out each warp does another of.

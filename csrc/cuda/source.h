@@ -36,9 +36,9 @@ class RowSource {
     Packed<T, kWords> of[kRows];
   };
 
-  // Where the logits of a row begin.
-  __device__ static const T* row_of(const Array& logits, const Geometry& g, int64_t row) {
-    return given(logits) ? static_cast<const T*>(logits.data) + find_logits(g, logits, row) : nullptr;
+  // Where the logits of a row begin, which is sequence b's.
+  __device__ static const T* row_of(const Array& logits, const Geometry& g, int64_t row, int64_t b) {
+    return given(logits) ? static_cast<const T*>(logits.data) + find_logits(g, logits, row, b) : nullptr;
   }
 
   // Of the row at hand; of its other logits.
